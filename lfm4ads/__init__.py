@@ -1,0 +1,3 @@
+"""Distributed training pipeline on sharded sparse embeddings for ads recommendation."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,161 @@
+"""The processes of one job: who am I, how do we agree, how do arrays move between us.
+
+Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are exchanged on the CPU through gloo
+whatever the device of the model, because metrics, keys and errors live in host memory.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from lfm4ads.core.errors import UserError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among its peers; every method is collective unless it says otherwise."""
+
+    rank: int
+    world: int
+    device: torch.device
+    group: dist.ProcessGroup | None = field(default=None, repr=False)
+    """A gloo group for host arrays; the default group may be nccl."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the only one that logs and writes run files. Not collective."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.barrier(group=self.group)
+
+    def sum(self, values: Array) -> Array:
+        """Return the element-wise sum over ranks of same-shaped arrays."""
+        if self.world == 1:
+            return values.copy()
+        tensor = torch.from_numpy(np.array(values, copy=True))
+        dist.all_reduce(tensor, group=self.group)
+        return tensor.numpy()
+
+    def any(self, flag: bool, /) -> bool:
+        """Return on every rank whether the flag is set on any rank."""
+        return bool(self.sum(np.array([int(flag)]))[0])
+
+    def gather(self, values: Array) -> list[Array]:
+        """Return the arrays of all ranks, in rank order; lengths along axis 0 may differ."""
+        return self.exchange([values] * self.world)
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Send ``parts[r]`` to rank r and return what every rank sent here, in rank order.
+
+        Parts share dtype and trailing shape on all ranks; lengths along axis 0 are free. Bytes move, so any dtype does.
+        """
+        if len(parts) != self.world:
+            raise ValueError(f"{len(parts)} parts for {self.world} ranks")
+        if self.world == 1:
+            return [parts[0]]
+        shape, dtype = parts[0].shape[1:], parts[0].dtype
+        sizes = torch.tensor([part.nbytes for part in parts], dtype=torch.int64)
+        incoming = torch.empty_like(sizes)
+        dist.all_to_all_single(incoming, sizes, group=self.group)
+        sent = torch.from_numpy(
+            np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
+        )
+        received = torch.empty(int(incoming.sum()), dtype=torch.uint8)
+        dist.all_to_all_single(received, sent, incoming.tolist(), sizes.tolist(), group=self.group)
+        pieces = torch.split(received, incoming.tolist())
+        return [np.frombuffer(piece.numpy().tobytes(), dtype=dtype).reshape(-1, *shape) for piece in pieces]
+
+    def broadcast(self, text: str) -> str:
+        """Return rank 0's text on every rank."""
+        return self.texts(text)[0]
+
+    def texts(self, text: str) -> list[str]:
+        """Return every rank's text on every rank, in rank order."""
+        return [part.tobytes().decode() for part in self.gather(np.frombuffer(text.encode(), dtype=np.uint8))]
+
+    def agree(self, error: UserError | None) -> None:
+        """Raise the same ``UserError`` on every rank if any rank has one, so that none is left in a collective."""
+        if not self.any(error is not None):
+            return
+        sentences = [text for text in self.texts(str(error) if error else "") if text]
+        raise UserError("; ".join(dict.fromkeys(sentences)))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block in which ranks may fail alone: a ``UserError`` in one becomes one on all at the block's end.
+
+        The block must hold no collective.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as caught:
+            error = caught
+        except OSError as caught:
+            error = UserError(f"{caught.filename or 'input/output'}: {caught.strerror or caught}")
+        self.agree(error)
+
+
+def _pick_device(local_rank: int) -> torch.device:
+    wanted = os.environ.get("LFM4ADS_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda":
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def connect(rank: int, world: int, store: dist.Store | None, *, timeout_seconds: int = 600) -> Ranks:
+    """Join ``world`` processes; without a store, torchrun's environment says where to meet."""
+    device = _pick_device(int(os.environ.get("LOCAL_RANK", rank)))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    return Ranks(rank=rank, world=world, device=device, group=group)
+
+
+@contextmanager
+def open_ranks() -> Iterator[Ranks]:
+    """Join the job torchrun started, or be the only process of a job of one.
+
+    Denormal floats are flushed to zero: they were the largest single cost of CPU training.
+    """
+    torch.set_flush_denormal(True)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    store = dist.HashStore() if world == 1 else None
+    ranks = connect(int(os.environ.get("RANK", "0")), world, store)
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+class StopSignal:
+    """Remembers that SIGTERM or SIGINT came, so that the loop can save and leave at the end of its step."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._event.set())
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a signal has come to this rank."""
+        return self._event.is_set()

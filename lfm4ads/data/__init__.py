@@ -1,0 +1,1 @@
+"""From schema.yaml and Parquet to Batch, and the representations kept on disk."""

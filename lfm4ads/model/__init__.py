@@ -1,0 +1,1 @@
+"""Whole models: nn blocks and the frozen Config dataclass that describes them."""

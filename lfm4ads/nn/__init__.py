@@ -1,0 +1,1 @@
+"""Single-device modules: no ranks, no config object."""

@@ -1,0 +1,1 @@
+"""The only package that places tables on ranks and attaches sparse optimisers."""

@@ -1,0 +1,1 @@
+"""One loop for every stage that learns, and its evaluation."""

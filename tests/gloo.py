@@ -1,0 +1,54 @@
+"""Run a test body on several gloo ranks of this machine.
+
+A preloaded forkserver starts a rank in under a second; ranks meet in a file, so no port is ever fixed.
+"""
+
+import multiprocessing
+import pickle
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "lfm4ads.core.ranks"])
+
+
+def _enter(body: Callable[..., Any], rank: int, world: int, folder: str, arguments: tuple[Any, ...]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from lfm4ads.core.ranks import connect
+
+    torch.set_num_threads(1)
+    out = Path(folder) / f"result-{rank}"
+    try:
+        ranks = connect(rank, world, dist.FileStore(f"{folder}/store", world), timeout_seconds=100)
+        value = (True, body(ranks, *arguments))
+        dist.destroy_process_group()
+    except BaseException:  # the parent test reports it
+        value = (False, traceback.format_exc())
+    out.write_bytes(pickle.dumps(value))
+
+
+def run_ranks(body: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+    """Call ``body(ranks, *arguments)``, a module-level function, on ``world`` ranks; return results in rank order."""
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, arguments)) for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(110)
+            if process.is_alive():
+                process.kill()
+        results = []
+        for rank in range(world):
+            path = Path(folder) / f"result-{rank}"
+            done, value = pickle.loads(path.read_bytes()) if path.exists() else (False, "died or hung")
+            if not done:
+                raise AssertionError(f"rank {rank} of {world}: {value}")
+            results.append(value)
+        return results
