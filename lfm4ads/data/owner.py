@@ -1,0 +1,51 @@
+"""Which rank owns a key, and rows on their way to their owners."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lfm4ads.core.ranks import Array, Ranks
+from lfm4ads.data.hashing import mix64
+
+Int64s = npt.NDArray[np.int64]
+
+ROUND_BYTES = 64 << 20
+"""A rank sends at most about this much per collective: buffers stay small beside the rows."""
+
+
+def owner(keys: Int64s, *, world: int) -> Int64s:
+    """Return the rank (N,) in 0..world-1 that owns each key (N,); sequential keys spread evenly."""
+    return (mix64(keys) % np.uint64(world)).astype(np.int64)
+
+
+def exchange_rows(ranks: Ranks, arrays: dict[str, Array]) -> list[dict[str, Array]]:
+    """Send every row to the owner of its ``keys``; return what each rank sent here, in rank order.
+
+    Collective. Arrays share axis 0; names, dtypes and trailing shapes are the same on all ranks.
+
+    Args:
+        ranks: The job's processes.
+        arrays: Columns by name, among them ``keys`` (K,) int64 sorted, which stays sorted per sender.
+    """
+    if ranks.world == 1:
+        return [arrays]
+    keys = arrays["keys"]
+    row_bytes = sum(
+        array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in arrays.values()
+    )
+    step = max(1, ROUND_BYTES // row_bytes)
+    rounds = max(int(count[0]) for count in ranks.gather(np.array([-(-len(keys) // step)])))
+    received: list[dict[str, list[Array]]] = [{} for _ in range(ranks.world)]
+    for start in range(0, max(rounds, 1) * step, step):
+        owners = owner(keys[start : start + step], world=ranks.world)
+        for name, array in arrays.items():
+            piece = array[start : start + step]
+            parts = [piece[owners == rank] for rank in range(ranks.world)]
+            for sender, rows in enumerate(ranks.exchange(parts)):
+                received[sender].setdefault(name, []).append(rows)
+    return [_joined(pieces) for pieces in received]
+
+
+def _joined(pieces: dict[str, list[npt.NDArray[Any]]]) -> dict[str, Array]:
+    return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
