@@ -3,3 +3,8 @@
 
 class UserError(ValueError):
     """A mistake the user can mend; its message is one sentence that names the place and the fix."""
+
+    def __init__(self, sentence: str, *, everywhere: bool = False) -> None:
+        super().__init__(sentence)
+        self.everywhere = everywhere
+        """Whether every rank is known to raise the same sentence, so that one of them printing it is enough."""

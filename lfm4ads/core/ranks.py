@@ -93,7 +93,7 @@ class Ranks:
         if not self.any(error is not None):
             return
         sentences = [text for text in self.texts(str(error) if error else "") if text]
-        raise UserError("; ".join(dict.fromkeys(sentences)))
+        raise UserError("; ".join(dict.fromkeys(sentences)), everywhere=True)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -1,0 +1,43 @@
+"""Plain logs from rank 0, and ``metrics.jsonl``: one object a line with step, split, name, value, unit."""
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+from lfm4ads.core.files import write_text
+from lfm4ads.core.ranks import Ranks
+
+log = logging.getLogger("lfm4ads")
+
+
+def open_log(ranks: Ranks) -> None:
+    """Send this program's log to stderr on rank 0 and keep the other ranks to warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO if ranks.is_first else logging.WARNING)
+
+
+class MetricsLog:
+    """Appends figures to ``metrics.jsonl`` on rank 0; a no-op on the others."""
+
+    def __init__(self, path: Path, *, ranks: Ranks, keep_steps: int = 0) -> None:
+        """Open the file; of a former attempt, lines up to step ``keep_steps`` stay and later ones go."""
+        self._path = path if ranks.is_first else None
+        if self._path is None:
+            return
+        lines = self._path.read_text().splitlines() if self._path.exists() and keep_steps else []
+        kept = [line for line in lines if json.loads(line)["step"] <= keep_steps]
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, name: str, value: float | None, *, step: int, split: str, unit: str = "") -> None:
+        """Add one figure; undefined figures (None, NaN) are written as null."""
+        if self._path is None:
+            return
+        finite = value if value is not None and math.isfinite(value) else None
+        line = {"step": step, "split": split, "name": name, "value": finite, "unit": unit}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,223 @@
+"""From row groups to ``Batch``: every row exactly once, in an order that no number of ranks can change.
+
+A day's rows are cut into ``lanes`` equal runs. A global step takes ``batch_size / lanes`` rows from each lane; rank r
+reads lanes r, r + world, ... So the rows of step s are the same on 1, 2 or 100 ranks, ranks end together (short lanes
+are padded), and a rank decodes only its own lanes. Rows are shuffled inside windows of a lane by a generator seeded
+with (seed, epoch, day, lane, window): the position of a reader is just (epoch, day, step), and resuming there loses
+and repeats no row.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.index import Dataset, RowGroup
+from lfm4ads.data.prefetch import prefetch
+from lfm4ads.data.rows import Rows, day_keys, decode, join
+
+Array = npt.NDArray[Any]
+_KEYS = ("user", "item", "time", "domain", "scenario", "row_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """How rows become batches."""
+
+    batch_size: int = 4096
+    """Rows of one global step, over all ranks."""
+    lanes: int = 8
+    """Runs a day is cut into; at least the number of ranks. Part of the row order: keep it when ranks change."""
+    shuffle: bool = True
+    window_rows: int = 8192
+    """Rows of a lane that are shuffled together; memory grows with it."""
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.batch_size < 1 or self.batch_size % self.lanes:
+            raise ValueError(
+                f"reader.batch_size must be a positive multiple of reader.lanes, got {self.batch_size} and {self.lanes}"
+            )
+        if self.window_rows < 1:
+            raise ValueError(f"reader.window_rows must be positive, got {self.window_rows}")
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A run of rows of a lane that are shuffled together, in places of the day's selected rows."""
+
+    lane: int
+    index: int
+    start: int
+    stop: int
+
+
+class Reader:
+    """Reads days of one dataset for one rank."""
+
+    def __init__(
+        self, dataset: Dataset, *, config: ReaderConfig, ranks: Ranks, seed: int, final_labels: bool = True
+    ) -> None:
+        """Without ``final_labels`` an event counts only if it had happened by the end of its row's day."""
+        if config.lanes < ranks.world:
+            raise UserError(
+                f"reader.lanes is {config.lanes} but there are {ranks.world} ranks; pass reader.lanes={ranks.world} or more",
+                everywhere=True,
+            )
+        self.dataset = dataset
+        self._config = config
+        self._seed = seed
+        self._final_labels = final_labels
+        self._lanes = range(ranks.rank, config.lanes, ranks.world)
+        self._lane_rows = config.batch_size // config.lanes
+        # A window holds whole steps, so that each step falls into one window.
+        self._window_steps = max(1, config.window_rows // self._lane_rows)
+        self.local_batch_size = -(-config.lanes // ranks.world) * self._lane_rows
+        self._cache: OrderedDict[tuple[str, int], Rows] = OrderedDict()
+
+    def num_steps(self, day: int) -> int:
+        """Return the number of global steps of a day, the same on every rank."""
+        return -(-(-(-self.dataset.rows(day) // self._config.lanes)) // self._lane_rows)
+
+    def day(self, day: int, *, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of a day from global step ``start_step`` on, decoding ahead in a thread."""
+        blocks = prefetch(self._blocks(day, epoch=epoch, start_step=start_step), depth=1)
+        for step, rows in blocks:
+            for batch in self._batches(rows, day=day):
+                if step >= start_step:
+                    yield batch
+                step += 1  # noqa: PLW2901 - the block's first step, counted on
+
+    def keys(self, day: int) -> tuple[Array, Array]:
+        """Return the distinct user keys and item keys, sorted, among the rows this rank reads of a day.
+
+        Whole row groups are taken, so a few keys of neighbouring lanes may be among them.
+        """
+        schema = self.dataset.schema
+        groups = {
+            (group.file, group.index): group
+            for lane in self._lanes
+            for group, _, _ in self._pieces(day, *self._lane_range(day, lane))
+        }
+        columns = [
+            [day_keys(self.dataset.path, group, column=column) for group in groups.values()]
+            for column in (schema.user, schema.item)
+        ]
+        users, items = (
+            np.unique(np.concatenate([np.zeros(0, np.int64), *column])) for column in columns
+        )
+        return users, items
+
+    def _lane_range(self, day: int, lane: int) -> tuple[int, int]:
+        rows, lanes = self.dataset.rows(day), self._config.lanes
+        return rows * lane // lanes, rows * (lane + 1) // lanes
+
+    def _blocks(self, day: int, *, epoch: int, start_step: int) -> Iterator[tuple[int, list[list[Rows]]]]:
+        """Yield (first step, per step the lanes' rows) window by window."""
+        window_rows = self._window_steps * self._lane_rows
+        for index in range(start_step // self._window_steps, -(-self.num_steps(day) // self._window_steps)):
+            lanes = []
+            for lane in self._lanes:
+                first, last = self._lane_range(day, lane)
+                start = min(first + index * window_rows, last)
+                window = _Window(lane, index, start, min(start + window_rows, last))
+                lanes.append(self._window(day, window, epoch=epoch))
+            first_step = index * self._window_steps
+            steps = min(self._window_steps, self.num_steps(day) - first_step)
+            yield first_step, [self._step_rows(lanes, step) for step in range(steps)]
+
+    def _step_rows(self, lanes: list[Rows | None], step: int) -> list[Rows]:
+        begin = step * self._lane_rows
+        return [
+            rows.slice(begin, min(begin + self._lane_rows, len(rows)))
+            for rows in lanes
+            if rows is not None and begin < len(rows)
+        ]
+
+    def _window(self, day: int, window: _Window, *, epoch: int) -> Rows | None:
+        if window.start == window.stop:
+            return None
+        pieces = [
+            self._decode(day, group).slice(start, stop)
+            for group, start, stop in self._pieces(day, window.start, window.stop)
+        ]
+        rows = join(pieces)
+        if not self._config.shuffle:
+            return rows
+        seed = (self._seed, epoch, day, window.lane, window.index)
+        return rows.take(np.random.default_rng(seed).permutation(len(rows)))
+
+    def _pieces(self, day: int, start: int, stop: int) -> Iterator[tuple[RowGroup, int, int]]:
+        """Yield the row groups that hold the day's rows ``start`` to ``stop``, with the run inside each."""
+        base = 0
+        for group in self.dataset.groups(day):
+            if base < stop and base + group.rows > start:
+                yield group, max(start - base, 0), min(stop - base, group.rows)
+            base += group.rows
+
+    def _decode(self, day: int, group: RowGroup) -> Rows:
+        key = (group.file, group.index)
+        if key not in self._cache:
+            horizon = None if self._final_labels else self.dataset.end_of_day(day)
+            self._cache[key] = decode(self.dataset, group, horizon=horizon)
+            # Neighbouring lanes and windows share row groups; more than that is memory for nothing.
+            while len(self._cache) > len(self._lanes) + 1:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _batches(self, steps: list[list[Rows]], *, day: int) -> Iterator[Batch]:
+        for pieces in steps:
+            yield self._batch(pieces, day=day)
+
+    def _batch(self, pieces: list[Rows], *, day: int) -> Batch:
+        size = self.local_batch_size
+        schema = self.dataset.schema
+        names = schema.select(sparse=True)
+        lengths = np.zeros((len(names), size), dtype=np.int32)
+        values = [np.zeros(0, dtype=np.int64)]
+        for position, name in enumerate(names):
+            at = 0
+            for rows in pieces:
+                column = rows.sparse[name]
+                lengths[position, at : at + len(rows)] = np.diff(column.offsets)
+                values.append(column.values)
+                at += len(rows)
+        sparse = KeyedJaggedTensor(
+            keys=names,
+            values=torch.from_numpy(np.concatenate(values)),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+        )
+        num_rows = sum(len(rows) for rows in pieces)
+        tensors = {name: self._padded(pieces, name) for name in self._widths()}
+        keys = {name: tensors.pop(name) for name in _KEYS}
+        return Batch(
+            sparse=sparse,
+            **tensors,
+            **keys,
+            valid=torch.arange(size) < num_rows,
+            day=day,
+        )
+
+    def _widths(self) -> dict[str, tuple[int, ...]]:
+        schema = self.dataset.schema
+        vectors = sum(schema.features[name].length for name in schema.select(kind="vector"))
+        tasks = len(schema.tasks)
+        widths = {"numbers": (len(schema.select(kind="number")),), "vectors": (vectors,)}
+        return {**widths, "labels": (tasks,), "masks": (tasks,), **dict.fromkeys(_KEYS, ())}
+
+    def _padded(self, pieces: list[Rows], name: str) -> torch.Tensor:
+        dtype = np.int64 if name in _KEYS else np.float32
+        padded = np.zeros((self.local_batch_size, *self._widths()[name]), dtype=dtype)
+        at = 0
+        for rows in pieces:
+            padded[at : at + len(rows)] = rows.arrays[name]
+            at += len(rows)
+        return torch.from_numpy(padded)

@@ -1,0 +1,181 @@
+"""Decoded rows as arrays that can be sliced, joined and reordered without touching a row in Python."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lfm4ads.data.columns import (
+    Ragged,
+    needed_columns,
+    read_ids,
+    read_index,
+    read_keys,
+    read_label,
+    read_number,
+    read_vector,
+)
+from lfm4ads.data.index import Dataset, RowGroup, read_row_group
+from lfm4ads.data.schema import Schema
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Rows:
+    """Rows (N,) of a dataset, every column an array; see ``Batch`` for what each holds."""
+
+    sparse: dict[str, Ragged]
+    arrays: dict[str, Array]
+    """numbers (N, F), vectors (N, V), labels and masks (N, T), and (N,) keys by their ``Batch`` names."""
+
+    def __len__(self) -> int:
+        return len(self.arrays["user"])
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return rows ``start`` to ``stop`` without copying."""
+        sparse = {
+            name: Ragged(
+                column.values[column.offsets[start] : column.offsets[stop]],
+                column.offsets[start : stop + 1] - column.offsets[start],
+            )
+            for name, column in self.sparse.items()
+        }
+        return Rows(sparse, {name: array[start:stop] for name, array in self.arrays.items()})
+
+    def take(self, order: Array) -> "Rows":
+        """Return the rows (M,) at ``order``."""
+        sparse = {name: _take_ragged(column, order) for name, column in self.sparse.items()}
+        return Rows(sparse, {name: array[order] for name, array in self.arrays.items()})
+
+
+def _take_ragged(column: Ragged, order: Array) -> Ragged:
+    starts = column.offsets[order]
+    counts = column.offsets[order + 1] - starts
+    offsets = np.zeros(len(order) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    if len(column.values) == len(column.offsets) - 1 == offsets[-1]:
+        return Ragged(column.values[order], offsets)
+    positions = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
+    return Ragged(column.values[positions], offsets)
+
+
+def join(pieces: Sequence[Rows]) -> Rows:
+    """Return the rows of all pieces, in order; there must be at least one piece."""
+    if len(pieces) == 1:
+        return pieces[0]
+    sparse: dict[str, Ragged] = {}
+    for name in pieces[0].sparse:
+        columns = [piece.sparse[name] for piece in pieces]
+        shifts = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
+        offsets = [column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)]
+        sparse[name] = Ragged(
+            np.concatenate([column.values for column in columns]),
+            np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
+        )
+    arrays = {
+        name: np.concatenate([piece.arrays[name] for piece in pieces]) for name in pieces[0].arrays
+    }
+    return Rows(sparse, arrays)
+
+
+def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> Rows:
+    """Read one row group, keep the selected domains, check every column and turn it into arrays.
+
+    ``horizon`` (ms): a time_to_event label counts only if its event had happened by then; None takes the final label.
+    """
+    schema = dataset.schema
+    where = f"{dataset.path / group.file}, row group {group.index}"
+    table = read_row_group(dataset.path, group, columns=needed_columns(schema))
+    if dataset.domains:
+        wanted = pa.array(dataset.domains, pa.int64())
+        table = table.filter(pc.is_in(table[schema.domain].cast(pa.int64()), value_set=wanted))
+    columns = {name: _one(table[name]) for name in table.column_names}
+    sparse = {
+        name: read_ids(
+            columns[schema.column(name)],
+            schema.features[name],
+            rows=schema.tables[schema.features[name].table].rows,
+            column=schema.column(name),
+            where=where,
+        )
+        for name in schema.select(sparse=True)
+    }
+    arrays = _keys(columns, schema, where=where)
+    arrays["numbers"] = _numbers(columns, schema, where=where, rows=table.num_rows)
+    arrays["vectors"] = _vectors(columns, schema, where=where, rows=table.num_rows)
+    arrays["labels"], arrays["masks"] = _labels(columns, schema, arrays, where=where, horizon=horizon)
+    return Rows(sparse, arrays)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _keys(columns: dict[str, pa.Array], schema: Schema, *, where: str) -> dict[str, Array]:
+    keys = {
+        "user": read_keys(columns[schema.user], column=schema.user, where=where),
+        "item": read_keys(columns[schema.item], column=schema.item, where=where),
+        "time": read_keys(columns[schema.time], column=schema.time, where=where),
+        "domain": read_index(
+            columns[schema.domain], column=schema.domain, size=len(schema.domains), where=where
+        ),
+        "scenario": read_index(
+            columns[schema.scenario], column=schema.scenario, size=len(schema.scenarios), where=where
+        ),
+    }
+    if schema.row_id:
+        keys["row_id"] = read_keys(columns[schema.row_id], column=schema.row_id, where=where)
+    else:
+        keys["row_id"] = np.full(len(keys["user"]), -1, dtype=np.int64)
+    return keys
+
+
+def _numbers(columns: dict[str, pa.Array], schema: Schema, *, where: str, rows: int) -> Array:
+    names = schema.select(kind="number")
+    numbers = np.empty((rows, len(names)), dtype=np.float32)
+    for position, name in enumerate(names):
+        column = schema.column(name)
+        numbers[:, position] = read_number(
+            columns[column], schema.features[name], column=column, where=where
+        )
+    return numbers
+
+
+def _vectors(columns: dict[str, pa.Array], schema: Schema, *, where: str, rows: int) -> Array:
+    pieces = [np.empty((rows, 0), dtype=np.float32)]
+    for name in schema.select(kind="vector"):
+        column = schema.column(name)
+        pieces.append(read_vector(columns[column], schema.features[name], column=column, where=where))
+    return np.concatenate(pieces, axis=1)
+
+
+def _labels(
+    columns: dict[str, pa.Array], schema: Schema, keys: dict[str, Array], *, where: str, horizon: int | None
+) -> tuple[Array, Array]:
+    labels, masks = [], []
+    for task in schema.tasks.values():
+        label, mask = read_label(
+            columns[task.label], column=task.label, where=where, binary=task.kind != "real"
+        )
+        if task.duration and horizon is not None:
+            delay, known = read_label(columns[task.duration], column=task.duration, where=where, binary=False)
+            label = label * known * (keys["time"] + delay.astype(np.int64) <= horizon)
+        if task.domains:
+            mask = mask * np.isin(keys["domain"], [schema.domains.index(name) for name in task.domains])
+        if task.scenarios:
+            mask = mask * np.isin(keys["scenario"], task.scenarios)
+        labels.append(label * mask)
+        masks.append(mask)
+    return np.stack(labels, axis=1).astype(np.float32), np.stack(masks, axis=1).astype(np.float32)
+
+
+def day_keys(path: Path, group: RowGroup, *, column: str) -> Array:
+    """Return the int64 keys of one row group's key column."""
+    values = _one(read_row_group(path, group, columns=[column])[column])
+    return read_keys(values, column=column, where=f"{path / group.file}, row group {group.index}")
