@@ -1,0 +1,77 @@
+# Everything a user does, in words; `make` alone lists them. Told by the variables below, on the command line.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+ACCEL ?= auto
+TORCH_INDEX ?=
+CONFIG ?=
+SET ?=
+RANKS ?=
+DATA ?=
+ENGINE ?= docker
+BASE ?=
+
+STAGES := prepare pretrain dump transfer retrieve select analyse report plan
+ALONE := prepare report # one process; the other stages run as RANKS processes that torchrun starts
+
+python := $(abspath $(VENV))/bin/python
+present = $(strip $(foreach stage,$(STAGES),$(if $(wildcard launch/$(stage).py),$(stage))))
+gpus = $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+cores = $(shell getconf _NPROCESSORS_ONLN)
+ranks = $(or $(RANKS),$(shell echo $$(($(gpus) > 0 ? $(gpus) : $(cores) > 1 ? 2 : 1))))
+threads = $(or $(OMP_NUM_THREADS),$(shell echo $$(($(cores) > $(ranks) ? $(cores) / $(ranks) : 1))))
+torchrun = $(python) -m torch.distributed.run --standalone --nproc-per-node $(ranks)
+install := ACCEL='$(ACCEL)' PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' launch/install.sh
+
+.PHONY: help install check test test-all demo fix clean image $(STAGES)
+
+help:
+	@echo "make install            the locked packages into $(VENV); ACCEL=cpu|gpu, PYTHON=, VENV=, TORCH_INDEX="
+	@echo "make demo               the whole story on the simulator in minutes; DATA=<folder of real logs>"
+	@echo "make check              lint, format, types, import directions"
+	@echo "make test               unit, multi-rank and pipeline tests; make test-all adds slow and GPU ones"
+	@echo "make fix                mend what lint and format can mend"
+	@echo "make clean              remove caches, builds and $(VENV); never data or runs"
+	@echo "make image              a container image; ACCEL=cpu|gpu, BASE=<image>, ENGINE=$(ENGINE)"
+	@echo "make <stage> CONFIG=configs/<stage>/<name>.yaml SET=\"key=value ...\" RANKS=<processes>"
+	@echo "                        stages: $(present)"
+
+install:
+	@$(install)
+
+check: install
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m pyright --pythonpath $(python)
+	@$(python) -c 'from importlinter.cli import lint_imports_command as run; run()'
+
+test: install
+	@$(python) -m pytest
+
+test-all: install
+	@$(python) -m pytest -m ""
+
+demo: install
+	@DATA='$(DATA)' PYTHON='$(python)' launch/pipeline.sh
+
+fix: install
+	@$(python) -m ruff check --fix .
+	@$(python) -m ruff format .
+
+# The mistakes that need no environment come first, so that they cost no installation.
+$(STAGES):
+	@test -f launch/$@.py || { echo "error: stage $@ is not in this version; there is: $(present)" >&2; exit 2; }
+	@test -n '$(CONFIG)' || { echo "error: make $@ needs CONFIG=<file>; there is: $(wildcard configs/$@/*.yaml)" >&2; exit 2; }
+	@$(install)
+	@$(if $(filter $@,$(ALONE)),$(python),OMP_NUM_THREADS=$(threads) $(torchrun)) -m launch.$@ '$(CONFIG)' $(SET)
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .coverage
+	@find $(wildcard lfm4ads launch data tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+
+image:
+	@$(ENGINE) build --build-arg ACCEL=$(ACCEL:auto=cpu) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	$(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) --tag lfm4ads:$(ACCEL:auto=cpu) .
