@@ -31,7 +31,7 @@ Float64s = npt.NDArray[np.float64]
 Read = Literal["layernorm", "l2", "mean", "sum"]
 
 FOLD_ROWS = 8_192
-"""Events summed at a time: their float64 copy stays in cache, and a hot key cannot make it large."""
+"""Events summed at a time: their float64 copy stays in cache, a hot key cannot make it large."""
 LAYERNORM_EPSILON = 1e-5
 """As torch.nn.functional.layer_norm."""
 
@@ -151,7 +151,7 @@ def _decay(later: Int64s, earlier: Int64s, *, half_life_ms: float | None) -> Flo
 
 
 def merge(a: State, b: State, *, half_life_ms: float | None) -> State:
-    """Return the state of both states' events: decay each to the later time of its key, then add."""
+    """Return the state of both's events: decay each to the later time of its key, then add."""
     if a.dim != b.dim:
         raise ValueError(f"states of width {a.dim} and {b.dim} do not merge")
     if len(a) == 0 or len(b) == 0:

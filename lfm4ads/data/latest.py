@@ -79,8 +79,8 @@ def fold_latest(
     bad = ~np.isfinite(latest.vector).all(axis=1)
     if bad.any():
         raise UserError(
-            f"the vector of key {latest.keys[bad][0]} holds NaN or infinity; the upstream model has "
-            "diverged, dump from an earlier checkpoint"
+            f"the vector of key {latest.keys[bad][0]} holds NaN or infinity; the upstream model "
+            "has diverged, dump from an earlier checkpoint"
         )
     return latest
 

@@ -1,7 +1,7 @@
 """What a snapshot of representations is: its header, its files, and where they lie.
 
-``<reps>/upstream=<version>/as_of=<YYYYMMDD>/{user,item}/part-<owner>.parquet`` and ``manifest.json`` beside the sides,
-written last: its presence marks a complete snapshot.
+``<reps>/upstream=<version>/as_of=<YYYYMMDD>/{user,item}/part-<owner>.parquet`` and
+``manifest.json`` beside the sides, written last: its presence marks a complete snapshot.
 """
 
 import re
@@ -80,8 +80,8 @@ class Header:
             datetime.strptime(str(day), "%Y%m%d")
         if self.trained_through > self.as_of:
             raise ValueError(
-                f"a snapshot as of {self.as_of} cannot come from a checkpoint trained through {self.trained_through}: "
-                "a leak"
+                f"a snapshot as of {self.as_of} cannot come from a checkpoint trained through "
+                f"{self.trained_through}: a leak"
             )
         for side in self.sides:
             columns = [

@@ -26,7 +26,7 @@ def exchange_rows(ranks: Ranks, arrays: dict[str, Array]) -> list[dict[str, Arra
 
     Args:
         ranks: The job's processes.
-        arrays: Columns by name, among them ``keys`` (K,) int64 sorted, which stays sorted per sender.
+        arrays: Columns by name, among them ``keys`` (K,) int64 sorted, still sorted per sender.
     """
     if ranks.world == 1:
         return [arrays]

@@ -1,10 +1,12 @@
 """One part file: the states of the keys one rank owns, sorted by key, as Parquet.
 
-A representation is a ``fixed_size_list<float>`` column, null where the key has none, with companion columns that
-make tomorrow's merge possible: weight, time and events of a decayed sum, time and tie of a latest vector.
+A representation is a ``fixed_size_list<float>`` column, null where the key has none, with
+companion columns that make tomorrow's merge possible: weight, time and events of a decayed sum, time and tie
+of a latest vector.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import whole_file
 from lfm4ads.data.decay import Float32s, Int64s, State
 from lfm4ads.data.latest import Latest
@@ -138,12 +141,15 @@ def weights_of(table: pa.Table, spec: RepSpec) -> npt.NDArray[np.float64]:
 def owned_chunks(
     paths: Sequence[Path], specs: Sequence[RepSpec], *, rank: int, world: int
 ) -> Iterator[SideStates]:
-    """Stream the states that ``rank`` of ``world`` owns from sorted part files, in ascending key ranges.
+    """Stream what ``rank`` of ``world`` owns of sorted part files, in ascending key ranges.
 
-    Every part has a batch in memory; all rows up to the smallest last key of these are complete, so they go out.
+    Every part has a batch in memory; all rows up to the smallest last key of these are complete, so
+    they go out.
     """
+    if not paths:
+        return
     num_rows = max(1_024, BATCH_ROWS // len(paths))
-    streams = [pq.ParquetFile(path).iter_batches(num_rows, use_threads=False) for path in paths]
+    streams = [_batches(path, num_rows) for path in paths]
     heads = [_next_table(stream) for stream in streams]
     while any(head is not None for head in heads):
         cut = min(int64s(head, "key")[-1] for head in heads if head is not None)
@@ -159,6 +165,21 @@ def owned_chunks(
         table = table.filter(pa.array(owner(int64s(table, "key"), world=world) == rank))
         if len(table):
             yield from_table(table.sort_by("key") if len(paths) > 1 else table, specs)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged part file into one sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); rerun dump for that day") from error
+
+
+def _batches(path: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
+    with readable(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(num_rows, use_threads=False)
 
 
 def _next_table(stream: Iterator[pa.RecordBatch]) -> pa.Table | None:
@@ -179,7 +200,7 @@ def merged_chunks(
 
 
 def write_table_stream(path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema) -> int:
-    """Write tables as one Parquet file with even row groups, atomically; return the rows written."""
+    """Write tables as one Parquet file of even row groups, atomically; return the rows written."""
     num_rows = 0
     with (
         whole_file(path) as temporary,

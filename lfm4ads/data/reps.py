@@ -1,7 +1,8 @@
 """Snapshots of representations on disk: written whole by all ranks, opened by version and day.
 
-A snapshot is built in a hidden folder beside its final place. When every rank has written its parts, rank 0 writes the
-manifest and renames the folder, so a reader sees all of it or none; what a killed run left is swept by the next.
+A snapshot is built in a hidden folder beside its final place. When every rank has written its
+parts, rank 0 writes the manifest and renames the folder, so a reader sees all of it or none; what a killed
+run left is swept by the next.
 """
 
 import json
@@ -48,8 +49,9 @@ def write_snapshot(
         ranks: The job's processes; each writes the part of the keys it owns.
         root: The reps folder.
         header: What the snapshot is.
-        states: Per side the day's routed partial states (``route_side``), or those of all days without ``previous``.
-        previous: The snapshot that holds the days before; its rows are streamed, so memory is bounded by ``states``.
+        states: Per side the routed partial states (``route_side``) of the days after ``previous``.
+        previous: The snapshot that holds the days before; its rows are streamed, so memory is
+            bounded by ``states``.
         overwrite: Replace a finished snapshot of the same version and day instead of refusing.
     """
     parts: list[PartFile] = []
@@ -83,7 +85,7 @@ def write_part(
     states: SideStates,
     previous: Snapshot | None = None,
 ) -> PartFile:
-    """Write the part of one side that one rank owns: ``states`` merged into what ``previous`` has."""
+    """Write the part of one side and rank: ``states`` merged into what ``previous`` has."""
     keys = states.keys
     if (owners.owner(keys, world=world) != rank).any():
         raise ValueError(f"rank {rank} of {world} has keys it does not own; route_side comes first")
@@ -128,7 +130,8 @@ def _refuse_finished(root: Path, header: Header, *, overwrite: bool) -> None:
     final = snapshot_folder(root, version=header.upstream, as_of=header.as_of)
     if not overwrite and (final / MANIFEST).exists():
         raise UserError(
-            f"{final} already holds a finished snapshot; choose another folder for reps or pass overwrite=true"
+            f"{final} already holds a finished snapshot; choose another folder for reps or pass "
+            "overwrite=true"
         )
 
 
@@ -150,17 +153,17 @@ def _replace_folder(building: Path, final: Path) -> None:
 
 
 def check_continues(previous: Snapshot, header: Header) -> None:
-    """Refuse to merge into a snapshot of another upstream, of other representations, or not of an earlier day."""
+    """Refuse to add a day to a snapshot of another upstream, other vectors or no earlier day."""
     before = previous.manifest.header
     if before.upstream != header.upstream:
         raise UserError(
-            f"{previous.folder} comes from upstream {before.upstream}, not {header.upstream}; rebuild from the first "
-            "day, sums of two upstream models do not add"
+            f"{previous.folder} comes from upstream {before.upstream}, not {header.upstream}; "
+            "rebuild from the first day, because sums of two upstream models do not add"
         )
     if before.as_of >= header.as_of:
         raise UserError(
-            f"{previous.folder} already holds events of {before.as_of}, so day {header.as_of} cannot be added to it; "
-            "continue from a snapshot of an earlier day"
+            f"{previous.folder} already holds events of {before.as_of}, so day {header.as_of} "
+            "cannot be added to it; continue from a snapshot of an earlier day"
         )
     # How a vector is read may change from day to day; what is stored may not.
     stored, wanted = (
@@ -171,8 +174,9 @@ def check_continues(previous: Snapshot, header: Header) -> None:
     )
     if stored != wanted:
         raise UserError(
-            f"{previous.folder} holds representations {[spec.name for spec in stored]} with other dims, half-lives, "
-            f"layers or names than the asked {[spec.name for spec in wanted]}; rebuild from the first day"
+            f"{previous.folder} holds representations {[spec.name for spec in stored]}, which "
+            f"differ from the asked {[spec.name for spec in wanted]} in name, dim, half-life or layer; "
+            "rebuild from the first day"
         )
 
 
@@ -188,8 +192,8 @@ def open_snapshot(root: Path, *, version: str, as_of: int, verify: bool = False)
     folder = snapshot_folder(root, version=version, as_of=as_of)
     if not folder.parent.is_dir():
         raise UserError(
-            f"{root} holds representations of upstream {available_versions(root)}, not {version}; rerun dump with "
-            "that upstream or point reps to its folder"
+            f"{root} holds representations of upstream {available_versions(root)}, not {version}; "
+            "rerun dump with that upstream or point reps to its folder"
         )
     if not (folder / MANIFEST).is_file():
         raise UserError(
@@ -200,8 +204,8 @@ def open_snapshot(root: Path, *, version: str, as_of: int, verify: bool = False)
     header = manifest.header
     if header.upstream != version:
         raise UserError(
-            f"{folder / MANIFEST} is of upstream {header.upstream}, not {version}; rerun dump with that upstream or "
-            "point reps to its folder"
+            f"{folder / MANIFEST} is of upstream {header.upstream}, not {version}; rerun dump "
+            "with that upstream or point reps to its folder"
         )
     if header.as_of != as_of:
         raise UserError(
@@ -227,12 +231,12 @@ def _check_file(path: Path, file: PartFile, *, verify: bool) -> None:
 
 
 def snapshot_before(root: Path, *, version: str, day: int) -> Snapshot:
-    """Open the latest snapshot strictly before ``day`` (YYYYMMDD), the newest that a sample of that day may see."""
+    """Open the latest snapshot before ``day`` (YYYYMMDD), the newest that its samples may see."""
     days = available_days(root, version)
     earlier = [as_of for as_of in days if as_of < day]
     if not earlier:
         raise UserError(
-            f"{root} has no snapshot of upstream {version} before {day} (it has days {days} of that version, versions "
-            f"{available_versions(root)}); run dump for an earlier day"
+            f"{root} has no snapshot of upstream {version} before {day} (it has days {days} of "
+            f"that version, and versions {available_versions(root)}); run dump for an earlier day"
         )
     return open_snapshot(root, version=version, as_of=earlier[-1])

@@ -55,7 +55,7 @@ def empty_side(specs: Sequence[RepSpec]) -> SideStates:
 
 
 def merge_sides(a: SideStates, b: SideStates, specs: Sequence[RepSpec]) -> SideStates:
-    """Return the states of both sides' events; both have exactly the representations of ``specs``."""
+    """Return the states of both's events; both have exactly the representations of ``specs``."""
     return _each(
         specs,
         counts=merge(a.counts, b.counts, half_life_ms=None),

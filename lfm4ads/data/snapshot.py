@@ -12,7 +12,7 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.decay import Int64s, read_sums
 from lfm4ads.data.manifest import Manifest, RepSide, RepSpec
-from lfm4ads.data.part import int64s, owned_chunks, valid, vectors_of, weights_of
+from lfm4ads.data.part import int64s, owned_chunks, readable, valid, vectors_of, weights_of
 from lfm4ads.data.side import SideStates, concat_sides
 from lfm4ads.data.table import Lookup, RepsTable
 
@@ -47,15 +47,18 @@ class Snapshot:
 
     def keys(self, side: RepSide) -> Int64s:
         """Return all keys (K,) of a side, sorted."""
-        columns = [int64s(pq.read_table(path, columns=["key"]), "key") for path in self.paths(side)]
-        return np.sort(np.concatenate(columns)) if columns else np.zeros(0, dtype=np.int64)
+        columns = [np.zeros(0, dtype=np.int64)]
+        for path in self.paths(side):
+            with readable(path):
+                columns.append(int64s(pq.read_table(path, columns=["key"]), "key"))
+        return np.sort(np.concatenate(columns))
 
     def lookup(self, side: RepSide, names: Sequence[str], keys: Int64s) -> Lookup:
         """Return representations of keys (N,); an unknown key has zeros and presence False."""
         return self.subset(side, names, keys).lookup(keys)
 
     def subset(self, side: RepSide, names: Sequence[str], keys: Int64s) -> RepsTable:
-        """Read the representations of keys (N,) into memory, from the row groups that may hold them.
+        """Read the representations of keys (N,) from the row groups that may hold them.
 
         A row group is decoded at a time, so memory is bounded by the result.
         """
@@ -76,8 +79,8 @@ class Snapshot:
         specs = {spec.name: spec for spec in self.manifest.header.specs(side)}
         if name not in specs:
             raise UserError(
-                f"{self.folder} holds {side} representations {sorted(specs)}, not {name}; choose one of "
-                "these or rerun dump with it"
+                f"{self.folder} holds {side} representations {sorted(specs)}, not {name}; choose "
+                "one of these or rerun dump with it"
             )
         return specs[name]
 
@@ -87,7 +90,7 @@ def _fill(table: RepsTable, path: Path, specs: Sequence[RepSpec]) -> None:
     columns = ["key", "events", "last_time"]
     for spec in specs:
         columns += [spec.name, *([f"{spec.name}_weight"] if spec.kind == "decayed" else [])]
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             statistics = file.metadata.row_group(group).column(0).statistics
             low = np.searchsorted(table.keys, statistics.min, side="left")

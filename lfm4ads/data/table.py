@@ -24,7 +24,7 @@ class Lookup:
     """(N,) its latest event in milliseconds; 0 without one."""
 
     def age_ms(self, now: Int64s | int) -> Int64s:
-        """Return the milliseconds (N,) from a key's latest event to ``now``, e.g. the sample's time; 0 without one."""
+        """Return milliseconds (N,) from a key's latest event to ``now`` (N,); 0 without one."""
         return np.where(self.events > 0, now - self.last_time, 0)
 
 
@@ -32,8 +32,8 @@ class Lookup:
 class RepsTable:
     """K keys that were asked of a snapshot; arrays have one more row, of zeros, for all other keys.
 
-    Read-only, so threads may share it. A key that was not asked for when the table was made is absent here even if
-    the snapshot has it.
+    Read-only, so threads may share it. A key that was not asked for when the table was made is
+    absent here even if the snapshot has it.
     """
 
     keys: Int64s
