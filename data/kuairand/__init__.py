@@ -1,0 +1,1 @@
+"""KuaiRand to the dataset contract; see README.md for source, licence and columns."""
