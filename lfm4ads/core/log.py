@@ -19,6 +19,8 @@ def open_log(ranks: Ranks) -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.INFO if ranks.is_first else logging.WARNING)
+    for noisy in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 class MetricsLog:

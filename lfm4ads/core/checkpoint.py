@@ -1,0 +1,92 @@
+"""Checkpoints on torch.distributed.checkpoint (DCP) that are complete or invisible.
+
+A checkpoint folder holds DCP's files, ``meta.json`` (what the loop needs to go on) and ``manifest.json`` (size and
+SHA-256 of every file), written last. It is built under a temporary name and renamed.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.files import read_json, sha256, write_json
+from lfm4ads.core.ranks import Ranks
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], *, meta: dict[str, Any], ranks: Ranks) -> None:
+    """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``; a former ``folder`` is replaced at the end."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with ranks.together():
+        if ranks.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+    try:
+        dcp.save(state, checkpoint_id=temporary, process_group=ranks.group)
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        raise UserError(f"{folder}: the checkpoint could not be written ({first}); free disk space", everywhere=True) from error
+    mine = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(temporary.glob(f"__{ranks.rank}_*.distcp"))
+    }
+    files = {name: entry for text in ranks.texts(json.dumps(mine)) for name, entry in json.loads(text).items()}
+    with ranks.together():
+        if ranks.is_first:
+            write_json(temporary / "meta.json", meta)
+            write_json(temporary / "manifest.json", {"schema_version": 1, "world": ranks.world, "files": files})
+            _replace(temporary, folder)
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Put ``temporary`` in the place of ``folder``; at every moment one of the two is complete on disk."""
+    former = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    temporary.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def check_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the meta of a complete checkpoint, or say what is wrong with it."""
+    manifest = read_json(folder / "manifest.json")
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise UserError(f"{path} is missing or torn; remove {folder} and rerun, or restore it from a copy")
+    return read_json(folder / "meta.json")
+
+
+def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dict[str, Any]:
+    """Read a checkpoint into the tensors of ``state``, whatever number of ranks wrote it, and return its meta.
+
+    Raises:
+        UserError: the checkpoint is incomplete, or lacks a tensor of ``state`` or holds it in another shape.
+    """
+    meta: dict[str, Any] = {}
+    with ranks.together():
+        meta = check_checkpoint(folder)
+    try:
+        dcp.load(state, checkpoint_id=folder, process_group=ranks.group)
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        raise UserError(
+            f"{folder} does not fit the model ({' '.join(str(first).split())[:300]}); use the config that wrote it",
+            everywhere=True,
+        ) from error
+    return meta
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """Return the checkpoint folders under ``root`` that are complete, by name."""
+    found = []
+    for folder in sorted(root.glob("*")):
+        if folder.name.startswith(".") or not (folder / "manifest.json").is_file():
+            continue
+        check_checkpoint(folder)
+        found.append(folder)
+    return found

@@ -1,0 +1,40 @@
+"""First values of table rows from their identity, so that they do not depend on where a row lives.
+
+DistributedModelParallel initialises each shard from the rank's generator: another plan would be another model.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfm4ads.data.hashing import mix64
+
+_CHUNK_ROWS = 1 << 18
+
+
+def row_values(table: str, *, rows: range, columns: range, dim: int, seed: int) -> Tensor:
+    """Return uniform values (rows, columns) in [-1/sqrt(dim), 1/sqrt(dim)), a function of (seed, table, row, column)."""
+    salt = mix64(np.array([seed, zlib.crc32(table.encode())], dtype=np.int64))
+    cell = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(dim)
+    cell = cell + np.arange(columns.start, columns.stop, dtype=np.uint64)[None, :]
+    bits = mix64(cell ^ salt[0] ^ (salt[1] << np.uint64(1)))
+    unit = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return torch.from_numpy((unit * 2 - 1) * np.float32(dim**-0.5))
+
+
+@torch.no_grad()
+def fill_rows(shard: Tensor, table: str, *, first_row: int, first_column: int, dim: int, seed: int) -> None:
+    """Overwrite a shard (rows, columns) of a table of width ``dim`` in place, a chunk of rows at a time."""
+    num_rows, num_columns = shard.shape
+    for start in range(0, num_rows, _CHUNK_ROWS):
+        stop = min(start + _CHUNK_ROWS, num_rows)
+        values = row_values(
+            table,
+            rows=range(first_row + start, first_row + stop),
+            columns=range(first_column, first_column + num_columns),
+            dim=dim,
+            seed=seed,
+        )
+        shard[start:stop].copy_(values)

@@ -1,0 +1,76 @@
+"""Optimisers: sparse ones fused into the backward of the tables, dense ones stepped once a step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import Tensor
+
+SparseKind = Literal["rowwise_adagrad", "adagrad", "sgd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Dense parameters and sparse tables are stepped by different optimisers."""
+
+    dense_lr: float = 1e-3
+    weight_decay: float = 0.01
+    """Decoupled weight decay of the dense parameters (AdamW)."""
+    sparse_lr: float = 0.05
+    sparse_kind: SparseKind = "rowwise_adagrad"
+    clip_norm: float = 10.0
+    """Largest norm of the dense gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        if self.dense_lr <= 0 or self.sparse_lr <= 0:
+            raise ValueError(
+                f"optim.dense_lr and optim.sparse_lr must be positive, got {self.dense_lr} and {self.sparse_lr}"
+            )
+        if self.weight_decay < 0 or self.clip_norm < 0:
+            raise ValueError("optim.weight_decay and optim.clip_norm must not be negative")
+
+
+def fused_params(config: OptimConfig) -> dict[str, Any]:
+    """Return FBGEMM's words for the sparse optimiser."""
+    kinds = {
+        "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        "adagrad": EmbOptimType.EXACT_ADAGRAD,
+        "sgd": EmbOptimType.EXACT_SGD,
+    }
+    return {"optimizer": kinds[config.sparse_kind], "learning_rate": config.sparse_lr, "eps": 1e-8}
+
+
+class TableOptimizer(torch.optim.Optimizer):
+    """The fused optimisers' rules for tables with dense gradients.
+
+    A table placed data_parallel has no fused optimiser: without this it would silently never move. The rules are
+    FBGEMM's: row-wise AdaGrad adds a row's mean squared gradient to one accumulator per row.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], *, config: OptimConfig) -> None:
+        super().__init__(list(parameters), {"lr": config.sparse_lr})
+        self._kind = config.sparse_kind
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # noqa: ARG002 - torch's signature
+        """Apply one update to every table that has a gradient."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._update(table, lr=group["lr"])
+
+    def _update(self, table: Tensor, *, lr: float) -> None:
+        gradient = table.grad
+        if self._kind == "sgd":
+            table.sub_(gradient, alpha=lr)
+            return
+        squared = gradient.square()
+        if self._kind == "rowwise_adagrad":
+            squared = squared.mean(dim=1, keepdim=True)
+        state = self.state[table]
+        if "sum" not in state:
+            state["sum"] = torch.zeros_like(squared)
+        state["sum"].add_(squared)
+        table.sub_(lr * gradient / (state["sum"].sqrt() + 1e-8))

@@ -1,0 +1,98 @@
+"""Where each table goes: a TorchRec sharding plan made without a collective, the same on every rank."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torchrec import EmbeddingBagCollection
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.sharding_plan import (
+    ParameterShardingGenerator,
+    column_wise,
+    construct_module_sharding_plan,
+    data_parallel,
+    row_wise,
+    table_wise,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+
+Placement = Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceConfig:
+    """How tables are placed on ranks."""
+
+    default: Placement = "auto"
+    """auto: row_wise from ``row_wise_rows`` rows on, table_wise below, each on the rank with the fewest bytes."""
+    tables: dict[str, Placement] = field(default_factory=dict)
+    """Placement of single tables, by name."""
+    row_wise_rows: int = 10_000_000
+
+
+def plan_tables(
+    collection: EmbeddingBagCollection, *, path: str, config: PlaceConfig, ranks: Ranks, sharder: ModuleSharder
+) -> ShardingPlan:
+    """Return the plan for the collection at ``path`` in the model.
+
+    Raises:
+        UserError: a placement names no table, or cannot hold on this number of ranks.
+    """
+    tables = collection.embedding_bag_configs()
+    unknown = set(config.tables) - {table.name for table in tables}
+    if unknown:
+        raise UserError(
+            f"place.tables names {sorted(unknown)[0]}, which is no table of the model;"
+            f" the tables are {', '.join(sorted(table.name for table in tables))}",
+            everywhere=True,
+        )
+    load = [0] * ranks.world
+    placed: dict[str, ParameterShardingGenerator] = {}
+    for table in sorted(tables, key=lambda one: -one.num_embeddings * one.embedding_dim):
+        rows, dim = table.num_embeddings, table.embedding_dim
+        kind = config.tables.get(table.name, config.default)
+        if kind == "auto":
+            kind = "row_wise" if rows >= max(config.row_wise_rows, ranks.world) else "table_wise"
+        lightest = min(range(ranks.world), key=load.__getitem__)
+        placed[table.name] = _place(kind, table.name, rows=rows, dim=dim, rank=lightest, world=ranks.world)
+        if kind == "table_wise":
+            load[lightest] += rows * dim
+    per_parameter = construct_module_sharding_plan(
+        collection,
+        per_param_sharding=placed,
+        sharder=sharder,
+        world_size=ranks.world,
+        local_size=ranks.world,
+        device_type=ranks.device.type,
+    )
+    return ShardingPlan(plan={path: per_parameter})
+
+
+def _place(kind: Placement, name: str, *, rows: int, dim: int, rank: int, world: int) -> ParameterShardingGenerator:
+    fused = EmbeddingComputeKernel.FUSED.value
+    match kind:
+        case "row_wise":
+            if rows < world:
+                raise UserError(
+                    f"table {name} has {rows} rows, too few for row_wise on {world} ranks; place it table_wise",
+                    everywhere=True,
+                )
+            return row_wise(compute_kernel=fused)
+        case "column_wise":
+            if world == 1:
+                # One rank holds every column either way, and TorchRec 1.8 cannot place column_wise on one rank.
+                return table_wise(rank=0, compute_kernel=fused)
+            shards = max(n for n in range(1, world + 1) if dim % n == 0 and (dim // n) % 4 == 0)
+            return column_wise(ranks=[(rank + i) % world for i in range(shards)], compute_kernel=fused)
+        case "data_parallel":
+            return data_parallel()
+        case _:
+            return table_wise(rank=rank, compute_kernel=fused)
+
+
+def table_sharder(fused_params: dict[str, object]) -> EmbeddingBagCollectionSharder:
+    """Return the sharder of pooled tables with the given fused optimiser."""
+    return EmbeddingBagCollectionSharder(fused_params=fused_params)

@@ -1,0 +1,136 @@
+"""A single-device model placed on ranks, with its optimisers: the only place that wraps anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec import EmbeddingBagCollection
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
+from torchrec.distributed.types import ShardingEnv
+from torchrec.optim.keyed import CombinedOptimizer
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.shard.initialise import fill_rows
+from lfm4ads.shard.optim import OptimConfig, TableOptimizer, fused_params
+from lfm4ads.shard.place import PlaceConfig, plan_tables, table_sharder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """Placement and optimisers of one model."""
+
+    place: PlaceConfig = field(default_factory=PlaceConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass
+class Sharded:
+    """A model on its ranks; ``step`` is backward and update in one."""
+
+    model: DistributedModelParallel
+    fused: CombinedOptimizer
+    dense: list[torch.optim.Optimizer]
+    clip_norm: float
+    ranks: Ranks
+
+    def step(self, loss: Tensor) -> None:
+        """Backpropagate, which updates fused tables, then step the dense parameters.
+
+        Gradients are averaged over ranks: a loss summed over rows must be scaled by world / global batch size.
+        """
+        for optimizer in self.dense:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip_norm:
+            parameters = [p for group in self.dense[0].param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        for optimizer in self.dense:
+            optimizer.step()
+
+    def dense_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters that every rank holds whole, by name."""
+        fused = dict(in_backward_optimizer_filter(self.model.named_parameters(), include=True))
+        return {name: p for name, p in self.model.named_parameters() if name not in fused}
+
+
+def shard_model(
+    model: nn.Module, *, config: ShardConfig, ranks: Ranks, seed: int, lr_scales: Mapping[str, float] | None = None
+) -> Sharded:
+    """Place the tables of ``model``, replicate the rest and attach the optimisers.
+
+    Dense parameters must already be equal on all ranks in value: build the model under one seed.
+
+    Args:
+        model: Holds at most one ``EmbeddingBagCollection``, on the meta device.
+        config: Placement and optimisers.
+        ranks: The job.
+        seed: Decides the first values of table rows.
+        lr_scales: Factor on the dense learning rate of parameters whose name starts with the key.
+    """
+    collections = {
+        name: module for name, module in model.named_modules() if isinstance(module, EmbeddingBagCollection)
+    }
+    ((path, collection),) = collections.items()
+    specs = {table.name: table for table in collection.embedding_bag_configs()}
+    sharder = table_sharder(fused_params(config.optim))
+    plan = plan_tables(collection, path=path, config=config.place, ranks=ranks, sharder=sharder)
+    wrapped = DistributedModelParallel(
+        module=model,
+        env=ShardingEnv.from_process_group(dist.group.WORLD),  # pyright: ignore[reportArgumentType]
+        device=ranks.device,
+        plan=plan,
+        sharders=[sharder],  # pyright: ignore[reportArgumentType]
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    _initialise(wrapped, dims={name: spec.embedding_dim for name, spec in specs.items()}, seed=seed)
+    sharded = Sharded(wrapped, wrapped.fused_optimizer, [], config.optim.clip_norm, ranks)  # pyright: ignore[reportArgumentType]
+    sharded.dense = _dense_optimizers(sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {})
+    return sharded
+
+
+def table_of(parameter: str) -> str | None:
+    """Return the table whose weight a parameter name is, or None: ``...embedding_bags.<table>.weight``."""
+    parts = parameter.split(".")
+    if len(parts) >= 3 and parts[-3] == "embedding_bags" and parts[-1] == "weight":
+        return parts[-2]
+    return None
+
+
+def _initialise(model: DistributedModelParallel, *, dims: Mapping[str, int], seed: int) -> None:
+    for name, value in model.state_dict().items():
+        table = table_of(name)
+        if table is None:
+            continue
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards():
+                row, column = shard.metadata.shard_offsets
+                fill_rows(shard.tensor, table, first_row=row, first_column=column, dim=dims[table], seed=seed)
+        else:
+            fill_rows(value, table, first_row=0, first_column=0, dim=dims[table], seed=seed)
+
+
+def _dense_optimizers(
+    sharded: Sharded, config: OptimConfig, *, tables: set[str], lr_scales: Mapping[str, float]
+) -> list[torch.optim.Optimizer]:
+    dense: dict[float, list[Tensor]] = {}
+    replicated: list[Tensor] = []
+    for name, parameter in sharded.dense_parameters().items():
+        if not parameter.requires_grad:
+            continue
+        if table_of(name) in tables:
+            replicated.append(parameter)
+            continue
+        scales = [scale for prefix, scale in lr_scales.items() if name.startswith(prefix)]
+        dense.setdefault(scales[0] if scales else 1.0, []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "lr": config.dense_lr * scale} for scale, parameters in dense.items()
+    ]
+    adam = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay)
+    return [adam, *([TableOptimizer(replicated, config=config)] if replicated else [])]
+
