@@ -1,6 +1,6 @@
 """Which rank owns a key, and rows on their way to their owners."""
 
-from typing import Any
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +31,26 @@ def exchange_rows(ranks: Ranks, arrays: dict[str, Array]) -> list[dict[str, Arra
     if ranks.world == 1:
         return [arrays]
     keys = arrays["keys"]
-    row_bytes = sum(
-        array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in arrays.values()
-    )
-    step = max(1, ROUND_BYTES // row_bytes)
+    # Arrays of width 0 have no bytes to send; all they need is the length of the keys.
+    widths = {
+        name: array.dtype.itemsize * math.prod(array.shape[1:]) for name, array in arrays.items()
+    }
+    step = max(1, ROUND_BYTES // sum(widths.values()))
     rounds = max(int(count[0]) for count in ranks.gather(np.array([-(-len(keys) // step)])))
     received: list[dict[str, list[Array]]] = [{} for _ in range(ranks.world)]
     for start in range(0, max(rounds, 1) * step, step):
         owners = owner(keys[start : start + step], world=ranks.world)
-        for name, array in arrays.items():
-            piece = array[start : start + step]
+        for name in (name for name, width in widths.items() if width):
+            piece = arrays[name][start : start + step]
             parts = [piece[owners == rank] for rank in range(ranks.world)]
             for sender, rows in enumerate(ranks.exchange(parts)):
                 received[sender].setdefault(name, []).append(rows)
-    return [_joined(pieces) for pieces in received]
+    return [_joined(pieces, arrays) for pieces in received]
 
 
-def _joined(pieces: dict[str, list[npt.NDArray[Any]]]) -> dict[str, Array]:
-    return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+def _joined(pieces: dict[str, list[Array]], like: dict[str, Array]) -> dict[str, Array]:
+    columns = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+    num_rows = len(columns["keys"])
+    for name in like.keys() - columns.keys():
+        columns[name] = np.zeros((num_rows, *like[name].shape[1:]), like[name].dtype)
+    return columns

@@ -1,7 +1,7 @@
 """One part file: the states of the keys one rank owns, sorted by key, as Parquet.
 
-A representation is a ``fixed_size_list<float>`` column, null where the key has none, with
-companion columns that make tomorrow's merge possible: weight, time and events of a decayed sum, time and tie
+A representation is a ``fixed_size_list<float>`` column, null where the key has none, with companion
+columns that make tomorrow's merge possible: weight, time and events of a decayed sum, time and tie
 of a latest vector.
 """
 
@@ -25,6 +25,8 @@ from lfm4ads.data.side import SideStates, merge_sides
 ROW_GROUP_ROWS = 16_384
 BATCH_ROWS = 65_536
 """Old rows in memory at a time during a merge, over all old parts together."""
+MIN_BATCH_ROWS = 1_024
+"""But at least so many of each part."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -148,7 +150,7 @@ def owned_chunks(
     """
     if not paths:
         return
-    num_rows = max(1_024, BATCH_ROWS // len(paths))
+    num_rows = max(MIN_BATCH_ROWS, BATCH_ROWS // len(paths))
     streams = [_batches(path, num_rows) for path in paths]
     heads = [_next_table(stream) for stream in streams]
     while any(head is not None for head in heads):

@@ -1,8 +1,8 @@
 """Snapshots of representations on disk: written whole by all ranks, opened by version and day.
 
 A snapshot is built in a hidden folder beside its final place. When every rank has written its
-parts, rank 0 writes the manifest and renames the folder, so a reader sees all of it or none; what a killed
-run left is swept by the next.
+parts, rank 0 writes the manifest and renames the folder, so a reader sees all of it or none; what a
+killed run left is swept by the next.
 """
 
 import json
@@ -174,8 +174,8 @@ def check_continues(previous: Snapshot, header: Header) -> None:
     )
     if stored != wanted:
         raise UserError(
-            f"{previous.folder} holds representations {[spec.name for spec in stored]}, which "
-            f"differ from the asked {[spec.name for spec in wanted]} in name, dim, half-life or layer; "
+            f"{previous.folder} holds representations {[spec.name for spec in stored]}, "
+            f"which differ from the asked {[spec.name for spec in wanted]} in name, dim, half-life or layer; "
             "rebuild from the first day"
         )
 
