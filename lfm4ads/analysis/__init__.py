@@ -1,0 +1,1 @@
+"""Reading finished runs and showing what they say: tables, pictures, one offline page."""

@@ -1,0 +1,100 @@
+"""Training curves out of ``metrics.jsonl``: whatever figures a stage chose to log."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfm4ads.core.errors import UserError
+
+_DAY = re.compile(r"(?:day=?)?\b(20\d{6})\b")
+_FIRST = ("loss", "auc", "entropy", "calibration")
+"""Figures whose name holds one of these are shown before others, in this order."""
+MAX_POINTS = 300
+_Point = tuple[str, float, float, str]
+"""Day, step, value, unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One logged figure of one run over steps, or over days where the log names them."""
+
+    run: str
+    arm: str
+    name: str
+    split: str
+    unit: str
+    days: tuple[str, ...]
+    """YYYYMMDD of each point; empty when the figure is over steps."""
+    x: tuple[float, ...]
+    """Step of each point."""
+    y: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """What the picture of this figure is called."""
+        return f"{self.name} ({self.split})" if self.split else self.name
+
+    @property
+    def rank(self) -> tuple[int, str, str, bool]:
+        """Where the figure stands on the page: loss and AUC first."""
+        first = next((place for place, word in enumerate(_FIRST) if word in self.name), len(_FIRST))
+        is_detail = self.name.rsplit("/", 1)[-1].isdigit()  # a figure of one scenario
+        return first + is_detail * len(_FIRST), self.name, self.split, bool(self.days)
+
+
+def load_curves(path: Path, *, run: str, arm: str) -> list[Curve]:
+    """Read every figure with at least two defined points, loss and AUC first."""
+    found: dict[tuple[str, str], list[_Point]] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = _parse(text, where=f"{path} line {number}")
+        value = line.get("value")
+        if isinstance(value, int | float) and math.isfinite(value):
+            name, split, day = _place(line)
+            step, unit = float(line.get("step") or 0), str(line.get("unit") or "")
+            found.setdefault((name, split), []).append((day, step, float(value), unit))
+    curves = []
+    for (name, split), points in found.items():
+        # A day may also only name a stage of the run, with many figures a day: those go over steps.
+        by_day = len({day for day, *_ in points if day}) == len(points)
+        kept = sorted(points) if by_day else _thin(points)
+        if len(kept) > 1:
+            days, x, y, units = zip(*kept, strict=True)
+            place = {"run": run, "arm": arm, "name": name, "split": split, "unit": units[0]}
+            curves.append(Curve(**place, days=days if by_day else (), x=x, y=y))
+    return sorted(curves, key=lambda curve: curve.rank)
+
+
+def _parse(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where} is not valid JSON ({error}); delete that line or rerun its stage"
+        ) from error
+    if not isinstance(line, dict) or "name" not in line:
+        raise UserError(f"{where} has no field name; delete that line or rerun its stage")
+    return line
+
+
+def _place(line: dict[str, Any]) -> tuple[str, str, str]:
+    """Return name, split and day ("" if none), which is a field or part of name or split."""
+    name, split = str(line["name"]), str(line.get("split") or "")
+    day = str(line.get("day") or "")
+    for text in (split, name):
+        match = _DAY.search(text)
+        day = day or (match.group(1) if match else "")
+    return _DAY.sub("", name).strip("/_ .=:"), _DAY.sub("", split).strip("/_ .=:"), day
+
+
+def _thin(points: Sequence[_Point]) -> list[_Point]:
+    """Average neighbours until ``MAX_POINTS`` remain: a page is no place for a million points."""
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    blocks = np.array_split(np.array([(step, value) for _, step, value, _ in points]), MAX_POINTS)
+    return [("", float(b[:, 0].mean()), float(b[:, 1].mean()), points[0][3]) for b in blocks]

@@ -1,0 +1,80 @@
+"""Which pictures a report has, in the order of its sections."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from lfm4ads.analysis.curves import Curve
+from lfm4ads.analysis.figures import draw_auc, draw_curves, draw_lifts, draw_reliability
+from lfm4ads.analysis.reliability import Reliability, reliability
+from lfm4ads.analysis.svg import Picture, Style, arm_styles
+from lfm4ads.data.scored import Scored
+
+MAX_CURVE_PICTURES = 8
+"""Of one section; more would hide the ones that matter."""
+
+
+def draw_results(report: Mapping[str, Any], *, rows: Scored) -> list[Picture]:
+    """Draw lifts and AUC of each task and reliability of each arm.
+
+    Args:
+        report: the content of ``report.json``.
+        rows: the test rows.
+    """
+    styles = report_styles(report)
+    lifts = [
+        draw_lifts(report["lifts"], task=task, styles=styles)
+        for task in rows.tasks
+        if report["lifts"]
+    ]
+    aucs = [draw_auc(report["arms"], task=task, styles=styles) for task in rows.tasks]
+    bins = [
+        (arm, _reliability(rows, arm=arm)) for arm in dict.fromkeys(arm for arm, _ in rows.logit_N)
+    ]
+    return [*lifts, *aucs, *(draw_reliability(one, arm=arm) for arm, one in bins if one)]
+
+
+def report_styles(report: Mapping[str, Any]) -> dict[str, Style]:
+    """Return how each arm of the report is drawn."""
+    return arm_styles(
+        list(dict.fromkeys(row["arm"] for row in report["arms"])), baseline=report["baseline"]
+    )
+
+
+def _reliability(rows: Scored, *, arm: str) -> list[Reliability]:
+    found = []
+    for task in rows.tasks:
+        seeds = [
+            rows.logit_N[arm, seed][task]
+            for seed in rows.seeds(arm)
+            if task in rows.logit_N[arm, seed]
+        ]
+        labelled = rows.cells(task)["all"]
+        if seeds and labelled.size:
+            logit_M = np.concatenate([logit_N[labelled] for logit_N in seeds])
+            label_M = np.tile(rows.label_N[task][labelled], len(seeds))
+            found.append(reliability(label_M, logit_N=logit_M, task=task))
+    return found
+
+
+def draw_training(
+    curves: Sequence[Curve],
+    *,
+    section: Literal["training", "pretrain"],
+    styles: Mapping[str, Style],
+) -> tuple[list[Picture], list[str]]:
+    """Draw logged figures, all runs together.
+
+    Returns:
+        The pictures, and a sentence about the figures left out, if any.
+    """
+    groups: dict[tuple[str, str, bool], list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault((curve.name, curve.split, bool(curve.days)), []).append(curve)
+    ranked = sorted(groups.values(), key=lambda group: group[0].rank)
+    pictures = [
+        draw_curves(group, section=section, styles=styles) for group in ranked[:MAX_CURVE_PICTURES]
+    ]
+    left = [group[0].title for group in ranked[MAX_CURVE_PICTURES:]]
+    return pictures, [f"Logged in metrics.jsonl but not drawn: {', '.join(left)}."] if left else []

@@ -1,0 +1,124 @@
+"""Matplotlib figures as SVG: deterministic files, and inline pieces in the page's theme."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#1b1d21", "#6a6e78", "#dcdee3", "#fdfdfe"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8578f", "#c98500", "#3f9bd1")
+"""Okabe and Ito's colours, told apart by the colour-blind; three are darkened for white paper."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Shape repeats what colour says, for print in grey."""
+
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
+    colour: f"--series-{index}" for index, colour in enumerate(PALETTE)
+}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one arm is drawn, the same in every picture."""
+
+    colour: str
+    marker: str
+
+
+def arm_styles(arms: Sequence[str], *, baseline: str) -> dict[str, Style]:
+    """Give the baseline grey, the oracle ink, and every other arm its own colour and shape."""
+    styles = {baseline: Style(colour=MUTED, marker="o"), "oracle": Style(colour=INK, marker="*")}
+    others = [arm for arm in arms if arm not in styles]
+    for index, arm in enumerate(others):
+        styles[arm] = Style(
+            colour=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)]
+        )
+    return styles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One finished figure."""
+
+    name: str
+    """File stem under ``figures/``."""
+    section: str
+    """Part of the page: ``lifts``, ``auc``, ``reliability``, ``training`` or ``pretrain``."""
+    caption: str
+    """What its title does not say; may be empty."""
+    alt: str
+    """What a reader who cannot see it needs to know."""
+    svg: str
+    """A whole SVG document on paper-coloured ground."""
+
+
+def file_stem(*parts: str) -> str:
+    """Return a name safe for a file and an SVG id, whatever the log called its figures."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-") for part in parts if part)
+
+
+@contextmanager
+def canvas(*, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure narrow enough to be read on a phone without zooming; ``height`` in inches."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(4.6, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def to_svg(figure: Figure, *, name: str) -> str:
+    """Return the figure as an SVG document that is the same bytes on every run.
+
+    Every id starts with ``name``, because many figures share one page.
+    """
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    return re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
+
+
+def inline(picture: Picture) -> str:
+    """Return the ``<svg>`` element alone, its colours as CSS variables of the theme.
+
+    HTML needs none of the addresses that name an SVG file's formats, so the page holds none.
+    """
+    svg = picture.svg[picture.svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(picture.alt)}" ', 1)

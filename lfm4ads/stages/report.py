@@ -1,0 +1,208 @@
+"""Gathers finished runs of ``transfer`` into ``report.json``, pictures and one offline page."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+import lfm4ads
+from lfm4ads.analysis.curves import Curve, load_curves
+from lfm4ads.analysis.gallery import draw_results, draw_training, report_styles
+from lfm4ads.analysis.html import Extras, Source, render
+from lfm4ads.analysis.words import summary
+from lfm4ads.core.config import config_yaml
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.core.version import git_commit
+from lfm4ads.data.runs import ORACLE, Run, check_comparable, find_runs
+from lfm4ads.data.scored import Scored, Split, load_rows, oracle_logits
+from lfm4ads.metrics.comparison import (
+    arm_figures,
+    gaps_closed,
+    lifts,
+    mean_figures,
+    scenarios_of_mean,
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One report over any number of runs."""
+
+    runs: tuple[Path, ...]
+    """Outputs of transfer, each with ``<arm>/seed-<n>`` folders."""
+    output: Path
+    baseline: str = "vanilla"
+    """Arm the others are compared with, seed by seed."""
+    oracle: Path | None = None
+    """``<dataset>/oracle`` of a simulated dataset."""
+    pretrain: Path | None = None
+    """Run folder of the upstream, for its training curves."""
+    title: str = "What transfer is worth"
+    min_positives: int = 20
+    """A scenario with fewer positives has too noisy an AUC to enter the mean over scenarios."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_positives < 2:
+            raise ValueError(f"min_positives must be at least 2, got {self.min_positives}")
+
+
+def run(config: Config, ranks: Ranks) -> None:
+    """Write ``report.html``, ``figures/`` and ``report.json``, print the table; rank 0 only."""
+    if not ranks.is_first:
+        return
+    _check_output(config)
+    runs = find_runs(config.runs)
+    check_comparable(runs, baseline=config.baseline)
+    runs.sort(key=lambda run: run.arm != config.baseline)
+    valid, test = (_load(config, runs=runs, split=split) for split in ("valid", "test"))
+    report = _report(config, runs=runs, splits=(valid, test), alone=replace(ranks, world=1))
+    extras = _extras(config, runs=runs, report=report, rows=test)
+    _write(config, report=report, extras=extras)
+    sys.stdout.write(f"{summary(report)}\n\n{config.output / 'report.html'}\n")
+
+
+def _check_output(config: Config) -> None:
+    """Refuse a folder that holds a finished run; a former report may be overwritten, alone."""
+    path = config.output / "report.json"
+    stage = read_json(path).get("stage") if path.exists() else None
+    if stage not in (None, "report"):
+        raise UserError(
+            f"{config.output} holds a finished run of {stage}; choose another output for the report"
+        )
+    if stage is None or not config.overwrite:
+        prepare_output(config.output, overwrite=False)
+
+
+def _load(config: Config, *, runs: Sequence[Run], split: Split) -> Scored:
+    rows = load_rows(runs, split=split)
+    if config.oracle is not None:
+        rows.logit_N[ORACLE, 0] = oracle_logits(config.oracle, rows=rows)
+    return rows
+
+
+def _report(
+    config: Config, *, runs: Sequence[Run], splits: tuple[Scored, Scored], alone: Ranks
+) -> Json:
+    arms = [row for rows in splits for row in arm_figures(rows, alone=alone)]
+    entering = {
+        (rows.split, task): list(
+            scenarios_of_mean(rows, task=task, min_positives=config.min_positives)
+        )
+        for rows in splits
+        for task in rows.tasks
+    }
+    upstreams = [run.report["upstream"] for run in runs if run.report["upstream"] is not None]
+    return {
+        "schema_version": 1,
+        "stage": "report",
+        "title": config.title,
+        "baseline": config.baseline,
+        "dataset": runs[0].report["dataset"],
+        "upstream": upstreams[0] if upstreams else None,
+        "min_positives": config.min_positives,
+        "arms": arms,
+        "means": mean_figures(arms, entering=entering),
+        "lifts": lifts(splits[1], baseline=config.baseline, min_positives=config.min_positives),
+        "gap_closed": gaps_closed(
+            splits[1], baseline=config.baseline, min_positives=config.min_positives
+        ),
+        "runs": [_run_row(run) for run in runs],
+        "versions": _versions(runs),
+    }
+
+
+def _run_row(run: Run) -> Json:
+    """Return what a run cost; figures it did not record are None."""
+    cost = {name: run.report.get(name) for name in ("seconds", "rows_per_second", "num_parameters")}
+    if isinstance(cost["num_parameters"], dict):  # by kind: tables, dense
+        cost["num_parameters"] = sum(run.report["num_parameters"].values())
+    return {"arm": run.arm, "seed": run.seed, "folder": str(run.folder), **cost}
+
+
+def _versions(runs: Sequence[Run]) -> dict[str, str]:
+    """Return what made this report, and what made the runs where they say so."""
+    ours: dict[str, str] = {
+        "report by lfm4ads": f"{lfm4ads.__version__}, commit {git_commit() or 'unknown'}",
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "matplotlib": mpl.__version__,
+    }
+    theirs: dict[str, set[str]] = {}
+    for run in runs:
+        recorded: dict[str, str] = run.report.get("versions", {})
+        for name, version in (recorded | {"commit": run.report.get("commit", "unknown")}).items():
+            theirs.setdefault(f"runs by {name}", set()).add(version or "unknown")
+    return ours | {name: ", ".join(sorted(versions)) for name, versions in theirs.items()}
+
+
+def _extras(config: Config, *, runs: Sequence[Run], report: Json, rows: Scored) -> Extras:
+    styles = report_styles(report)
+    training, notes = draw_training(_curves(runs), section="training", styles=styles)
+    pretrain, more_notes = draw_training(_pretrain_curves(config), section="pretrain", styles={})
+    return Extras(
+        pictures=[*draw_results(report, rows=rows), *training, *pretrain],
+        sources=[_source(run) for run in runs],
+        command=f"python -m launch.report {_quoted(config.output / 'config.yaml')} overwrite=true",
+        curve_notes=[*notes, *more_notes],
+        has_pretrain=config.pretrain is not None,
+    )
+
+
+def _curves(runs: Sequence[Run]) -> list[Curve]:
+    """Read what the runs logged; a run that logged nothing has no curve."""
+    logs = [(run, run.folder / "metrics.jsonl") for run in runs]
+    return [
+        curve
+        for run, path in logs
+        if path.is_file()
+        for curve in load_curves(path, run=run.name, arm=run.arm)
+    ]
+
+
+def _pretrain_curves(config: Config) -> list[Curve]:
+    if config.pretrain is None:
+        return []
+    path = config.pretrain / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist; pass the run folder of pretrain or leave pretrain out"
+        )
+    return load_curves(path, run="pretrain", arm="pretrain")
+
+
+def _source(run: Run) -> Source:
+    path = run.folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist, so {run.name} cannot be made again; rerun transfer for it"
+        )
+    command = f"python -m launch.transfer {_quoted(path)} output=out/again"
+    return Source(title=run.name, command=command, config=path.read_text(encoding="utf-8"))
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _write(config: Config, *, report: Json, extras: Extras) -> None:
+    """Write the files; ``report.json`` goes first and comes last: it says the report is whole."""
+    (config.output / "report.json").unlink(missing_ok=True)
+    figures = config.output / "figures"
+    for stale in figures.glob("*.svg"):
+        stale.unlink()
+    for picture in extras.pictures:
+        write_text(figures / f"{picture.name}.svg", picture.svg)
+    write_text(config.output / "config.yaml", config_yaml(config))
+    write_text(config.output / "report.html", render(report, extras=extras))
+    write_json(config.output / "report.json", report)
