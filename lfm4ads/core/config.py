@@ -35,6 +35,12 @@ def load_config(schema: type[T], argv: Sequence[str]) -> T:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
 
 
+def parse_config(schema: type[T], text: str) -> T:
+    """Build a frozen ``schema`` from the YAML that ``config_yaml`` wrote."""
+    layers = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text))
+    return cast(T, OmegaConf.to_object(layers))
+
+
 def config_yaml(config: object) -> str:
     """Return ``config`` as YAML that ``load_config`` reads back to an equal object."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,101 @@
+"""Frozen representations joined to batches by key, each day with the snapshot of a day before it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.manifest import RepSide, available_versions
+from lfm4ads.data.reader import Reader
+from lfm4ads.data.reps import snapshot_before
+from lfm4ads.data.snapshot import Snapshot
+
+
+def resolve_version(root: Path, wanted: str) -> str:
+    """Return the wanted upstream version, or the only one there is when none was named."""
+    found = available_versions(root)
+    if wanted or len(found) == 1:
+        return wanted or found[0]
+    raise UserError(
+        f"{root} holds {len(found)} upstream versions ({', '.join(found) or 'none'});"
+        + (" pass upstream=<version> to choose one" if found else " run dump first")
+    )
+
+
+@dataclass(frozen=True)
+class Reps:
+    """Representations of one upstream version that a downstream model reads, named ``side.name``."""
+
+    root: Path
+    version: str
+    names: tuple[str, ...]
+
+    def before(self, day: int) -> Snapshot:
+        """Open the newest snapshot strictly before ``day``: nothing of the day itself can enter a sample of it."""
+        return snapshot_before(self.root, version=self.version, day=day)
+
+    def dims(self, day: int) -> dict[str, int]:
+        """Return the width of every named representation, or say which one the snapshot lacks."""
+        specs = {
+            f"{spec.side}.{spec.name}": spec.dim
+            for spec in self.before(day).manifest.header.representations
+        }
+        missing = [name for name in self.names if name not in specs]
+        if missing:
+            raise UserError(
+                f"{self.root} has no representation {missing[0]}; it has {', '.join(sorted(specs))}"
+            )
+        return {name: specs[name] for name in self.names}
+
+    def _of(self, side: RepSide) -> Sequence[str]:
+        return [name.split(".", 1)[1] for name in self.names if name.startswith(f"{side}.")]
+
+
+def all_representations(root: Path, *, version: str, day: int) -> tuple[str, ...]:
+    """Return the names of every representation that samples of ``day`` may read."""
+    header = snapshot_before(root, version=version, day=day).manifest.header
+    return tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
+
+
+class RepsReader:
+    """Reads days like ``Reader`` and puts the day's representations on every batch.
+
+    Only vectors of keys that occur in this rank's rows of the day are held in memory.
+    """
+
+    def __init__(self, reader: Reader, reps: Reps | None, *, ranks: Ranks) -> None:
+        self._reader = reader
+        self._reps = reps
+        self._ranks = ranks
+
+    def num_steps(self, day: int) -> int:
+        """Return the number of global steps of a day."""
+        return self._reader.num_steps(day)
+
+    def day(self, day: int, *, epoch: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of a day, with representations as of a day before it. Collective."""
+        batches = self._reader.day(day, epoch=epoch)
+        if self._reps is None or not self._reps.names:
+            yield from batches
+            return
+        tables = {}
+        with self._ranks.together():
+            snapshot = self._reps.before(day)
+            users, items = self._reader.keys(day)
+            sides: tuple[tuple[RepSide, object], ...] = (("user", users), ("item", items))
+            for side, keys in sides:
+                names = self._reps._of(side)  # noqa: SLF001 - same module
+                if names:
+                    tables[side] = snapshot.subset(side, names, keys)  # pyright: ignore[reportArgumentType]
+        for batch in batches:
+            for side, table in tables.items():
+                found = table.lookup((batch.user if side == "user" else batch.item).numpy())
+                for name, values in found.values.items():
+                    batch.reps[f"{side}.{name}"] = torch.from_numpy(values)
+                    present = found.present[name] & batch.valid.numpy()
+                    batch.present[f"{side}.{name}"] = torch.from_numpy(present).float()
+            yield batch

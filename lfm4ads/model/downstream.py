@@ -1,0 +1,152 @@
+"""A downstream ranking model and the ways upstream representations enter it (arXiv 2508.14948).
+
+Dimension key: B rows, E width of the embeddings, H last hidden width, T tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.schema import Schema
+from lfm4ads.model.lfm import LfmConfig
+from lfm4ads.nn.adapter import NonLinearAdapter, normalise
+from lfm4ads.nn.cross import CrossNetwork
+from lfm4ads.nn.fields import FieldEncoder, build_tables
+from lfm4ads.nn.heads import ScenarioHeads
+from lfm4ads.nn.mlp import Mlp
+
+Arm = Literal["vanilla", "sum", "adapter", "module"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamConfig:
+    """Shape of the downstream model; arms differ only in how representations enter."""
+
+    features: tuple[str, ...] = ()
+    """Features the downstream team has; empty means all."""
+    number_dim: int = 8
+    vector_dim: int = 16
+    cross_layers: int = 2
+    mlp: tuple[int, ...] = (64, 32)
+    dropout: float = 0.2
+    sum_dim: int = 16
+    """Width of the linear map of UR in the arm sum."""
+    adapter_hidden: int = 64
+    adapter_dropout: float = 0.2
+    module_lr_scale: float = 0.1
+    """Learning rate of the transferred module as a share of the dense one."""
+
+    def __post_init__(self) -> None:
+        if not self.mlp:
+            raise ValueError("model.mlp needs at least one layer")
+
+
+class IsomorphicModule(nn.Module):
+    """The upstream mix tower of one domain, fed with stored UR and IR, with heads of its own.
+
+    It recomputes a cross representation CR'(u, i) per sample, so no (user, item) pair is ever stored. A key without a
+    stored representation gets a learned default, zero at start.
+    """
+
+    def __init__(self, upstream: LfmConfig, *, scenarios: int, tasks: int) -> None:
+        super().__init__()
+        width = 2 * upstream.rep_dim
+        self.cross = CrossNetwork(width, layers=upstream.cross_layers)
+        self.branch = Mlp(width, upstream.mlp, dropout=upstream.dropout)
+        self.heads = ScenarioHeads(self.branch.width, scenarios=scenarios, tasks=tasks)
+        self.default_ur = nn.Parameter(torch.zeros(upstream.rep_dim))
+        self.default_ir = nn.Parameter(torch.zeros(upstream.rep_dim))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, T)."""
+        sides = [
+            batch.reps[name] + (1 - batch.present[name]).unsqueeze(1) * default
+            for name, default in (("user.ur", self.default_ur), ("item.ir", self.default_ir))
+        ]
+        x_BW = torch.cat(sides, dim=1)
+        x_BW = [x_BW, *self.cross(x_BW)][-1]
+        return self.heads(self.branch(x_BW)[-1], batch.scenario)
+
+
+def module_weights(*, domain: str, cross_layers: int, mlp_layers: int) -> dict[str, str]:
+    """Return downstream name -> upstream name of every tensor the module takes over."""
+    names: dict[str, str] = {}
+    for kind in ("weight", "bias"):
+        for layer in range(cross_layers):
+            names[f"module.cross.layers.{layer}.{kind}"] = f"mix.cross.layers.{layer}.{kind}"
+        for layer in range(mlp_layers):
+            names[f"module.branch.layers.{layer}.{kind}"] = f"mix.branches.{domain}.layers.{layer}.{kind}"
+    return names | {f"module.heads.{name}": f"heads.{name}" for name in ("shared", "delta", "bias")}
+
+
+class Downstream(nn.Module):
+    """DCNv2 on the team's own features; an arm adds upstream knowledge to it.
+
+    vanilla: x_0 = E. sum: x_0 = [E ; W UR + b] (the SUM baseline). adapter: every representation through a non-linear
+    adapter that gates E and adds to the last hidden layer. module: adds the isomorphic module's logit.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        config: DownstreamConfig,
+        *,
+        arm: Arm,
+        tasks: int,
+        rep_dims: Mapping[str, int],
+        upstream: LfmConfig | None,
+    ) -> None:
+        super().__init__()
+        features = config.features or tuple(schema.features)
+        unknown = set(features) - set(schema.features)
+        if unknown:
+            raise ValueError(f"model.features names {sorted(unknown)[0]}, which the schema does not have")
+        self.arm: Arm = arm
+        self._reps = list(rep_dims)
+        self.tables = build_tables(schema, features)
+        self.fields = FieldEncoder(
+            schema, features, number_dim=config.number_dim, vector_dim=config.vector_dim
+        )
+        width = self.fields.width
+        self.sum_map = nn.Linear(rep_dims["user.ur"], config.sum_dim) if arm == "sum" else None
+        self.adapter = (
+            NonLinearAdapter(
+                sum(rep_dims.values()),
+                embedding_width=width,
+                hidden=config.adapter_hidden,
+                top=config.mlp[-1],
+                dropout=config.adapter_dropout,
+            )
+            if arm == "adapter"
+            else None
+        )
+        scenarios = len(schema.scenarios)
+        self.module = (
+            IsomorphicModule(upstream, scenarios=scenarios, tasks=tasks)
+            if arm == "module" and upstream is not None
+            else None
+        )
+        width += config.sum_dim if arm == "sum" else 0
+        self.cross = CrossNetwork(width, layers=config.cross_layers)
+        self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
+        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=tasks)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, T) of the downstream tasks."""
+        x_BE = self.fields(self.tables(batch.sparse), batch)
+        top_BH: Tensor | None = None
+        if self.sum_map is not None:
+            ur_BR = normalise(batch.reps["user.ur"], batch.present["user.ur"])
+            x_BE = torch.cat([x_BE, self.sum_map(ur_BR)], dim=1)
+        if self.adapter is not None:
+            reps = [normalise(batch.reps[name], batch.present[name]) for name in self._reps]
+            adapted = self.adapter(torch.cat(reps, dim=1))
+            x_BE, top_BH = x_BE * adapted.gate_BE, adapted.top_BH
+        x_BE = [x_BE, *self.cross(x_BE)][-1]
+        h_BH = self.mlp(x_BE)[-1]
+        logits_BT = self.heads(h_BH if top_BH is None else h_BH + top_BH, batch.scenario)
+        return logits_BT if self.module is None else logits_BT + self.module(batch)

@@ -1,0 +1,120 @@
+"""The one training loop. It knows batches, a loss and ranks; everything else is passed in."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.data.batch import Batch
+from lfm4ads.shard.sharded import Sharded
+
+_CHECK_STEPS = 50
+
+
+@dataclass
+class Pass:
+    """What one pass over some batches did."""
+
+    loss: float
+    """Mean loss per row over all ranks."""
+    steps: int
+    stopped: bool
+    """A signal ended it early, after a whole step on every rank."""
+
+
+def agreed(batches: Iterable[Batch], *, ranks: Ranks, stop: StopSignal | None = None) -> Iterator[Batch | None]:
+    """Yield batches, or None and end when any rank was told to stop; a reader's error raises on every rank.
+
+    One small all-reduce a step: without it a rank that fails leaves the others waiting in a collective.
+    """
+    source = iter(batches)
+    while True:
+        error: UserError | None = None
+        batch: Batch | None = None
+        try:
+            batch = next(source, None)
+        except UserError as caught:
+            error = caught
+        flags = np.array([error is not None, stop is not None and stop.is_set], dtype=np.int64)
+        failed, stopped = ranks.sum(flags)
+        if failed:
+            ranks.agree(error)
+        if stopped:
+            yield None
+            return
+        if batch is None:
+            return
+        yield batch
+
+
+def progress(batches: Iterable[Batch], *, total: int, words: str, ranks: Ranks) -> Iterator[Batch]:
+    """Show steps done, rate and time left on rank 0 of a terminal; elsewhere stay quiet."""
+    quiet = not (ranks.is_first and sys.stderr.isatty())
+    yield from tqdm(batches, total=total, desc=words, unit="step", leave=False, disable=quiet)
+
+
+def train_pass(
+    sharded: Sharded,
+    batches: Iterable[Batch],
+    *,
+    loss: Callable[[Batch], Tensor],
+    batch_size: int,
+    stop: StopSignal | None = None,
+    after_step: Callable[[], None] | None = None,
+    seed: int = 0,
+) -> Pass:
+    """Train on every batch once.
+
+    Args:
+        sharded: The model and its optimisers.
+        batches: This rank's share; all ranks have equally many.
+        loss: Loss of a batch, summed over its rows.
+        batch_size: Rows of a global step; the gradient is that of the summed loss divided by it, on any number of ranks.
+        stop: When set on any rank, every rank leaves after the same step.
+        after_step: Called after each step, on every rank.
+        seed: Of dropout; each step draws from (seed, step, rank), so that a resumed run draws the same.
+
+    Raises:
+        UserError: a batch could not be read, or the loss is no longer finite; on every rank.
+    """
+    ranks = sharded.ranks
+    sharded.model.train()
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    rows = steps = 0
+    stopped = False
+    for host_batch in agreed(batches, ranks=ranks, stop=stop):
+        if host_batch is None:
+            stopped = True
+            break
+        rows += int(host_batch.valid.sum())
+        batch = host_batch.to(ranks.device)
+        torch.manual_seed(hash((seed, steps, ranks.rank)))
+        value = loss(batch)
+        sharded.step(value * (ranks.world / batch_size))
+        total += value.detach()
+        steps += 1
+        if steps % _CHECK_STEPS == 0:
+            _refuse_not_finite(total, steps=steps, ranks=ranks)
+        if after_step is not None:
+            after_step()
+    _refuse_not_finite(total, steps=steps, ranks=ranks)
+    loss_sum, num_rows = ranks.sum(np.array([total.item(), rows]))
+    return Pass(loss=loss_sum / max(num_rows, 1), steps=steps, stopped=stopped)
+
+
+def _refuse_not_finite(total: Tensor, *, steps: int, ranks: Ranks) -> None:
+    finite = bool(torch.isfinite(total))
+    ranks.agree(
+        None
+        if finite
+        else UserError(
+            f"the loss stopped being finite within step {steps} of this pass;"
+            " lower shard.optim.dense_lr or sparse_lr, or look for extreme numbers in the data"
+        )
+    )

@@ -1,0 +1,26 @@
+"""Losses over masked labels.
+
+Dimension key: B rows, T tasks.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lfm4ads.data.batch import Batch
+
+
+def masked_bce(logits_BT: Tensor, batch: Batch, *, columns: Tensor | None = None) -> Tensor:
+    """Return the binary cross-entropy summed over the labels that exist.
+
+    A sum, not a mean: divided by a constant batch size it makes the same gradient however rows fall on ranks, and a
+    task weighs as much as it has labels.
+
+    Args:
+        logits_BT: One column a task.
+        batch: Labels and masks.
+        columns: Task indices of the logits' columns; all tasks when None.
+    """
+    labels, masks = batch.labels, batch.masks
+    if columns is not None:
+        labels, masks = labels[:, columns], masks[:, columns]
+    return (F.binary_cross_entropy_with_logits(logits_BT, labels, reduction="none") * masks).sum()

@@ -1,0 +1,135 @@
+"""Figures per task and scenario, and the scores behind them as files."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.files import whole_file
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.schema import Schema
+from lfm4ads.metrics.binary import BinaryFigures, BinaryMetrics, figures_json
+from lfm4ads.train.loop import agreed
+
+Figures = dict[tuple[str, str], BinaryFigures]
+"""By (task, scenario id as a string or ``all``)."""
+
+
+class Scores:
+    """Accumulates logits of some tasks, by scenario."""
+
+    def __init__(self, schema: Schema, tasks: list[str]) -> None:
+        self._tasks = tasks
+        self._columns = [list(schema.tasks).index(task) for task in tasks]
+        self._scenarios = len(schema.scenarios)
+        self._metrics: dict[tuple[int, int], BinaryMetrics] = {}
+
+    def update(self, logits: np.ndarray, batch: Batch) -> None:
+        """Add logits (B, T), one column a task."""
+        scenario, user = batch.scenario.numpy(), batch.user.numpy()
+        for position, column in enumerate(self._columns):
+            labelled = batch.masks[:, column].numpy() > 0
+            labels = batch.labels[:, column].numpy()
+            for index in np.unique(scenario[labelled]):
+                rows = labelled & (scenario == index)
+                metrics = self._metrics.setdefault((position, int(index)), BinaryMetrics())
+                metrics.update(logits[rows, position], labels=labels[rows], users=user[rows])
+
+    def reduce(self, ranks: Ranks) -> Figures:
+        """Return the figures over all ranks, for every task and every scenario that has rows."""
+        counts = np.zeros((len(self._tasks), self._scenarios), dtype=np.int64)
+        for (position, index), metrics in self._metrics.items():
+            counts[position, index] = metrics.counts[0]
+        counts = ranks.sum(counts)
+        figures: Figures = {}
+        for position, task in enumerate(self._tasks):
+            whole = BinaryMetrics()
+            for index in np.flatnonzero(counts[position]):
+                part = self._metrics.get((position, int(index)), BinaryMetrics())
+                figures[task, str(index)] = part.reduce(ranks)
+                whole.merge(part)
+            figures[task, "all"] = whole.reduce(ranks)
+        return figures
+
+
+def figure_rows(figures: Figures, *, split: str) -> list[dict[str, Any]]:
+    """Return the figures as rows of ``report.json``."""
+    return [
+        {"split": split, "task": task, "scenario": scenario, **figures_json(one)}
+        for (task, scenario), one in figures.items()
+    ]
+
+
+def mean_auc(figures: Figures, *, monitor: str, scenario: str = "all") -> float:
+    """Return the AUC of the task ``monitor``, or the mean over tasks when it is empty; .5 where undefined."""
+    values = [
+        one.auc
+        for (task, where), one in figures.items()
+        if where == scenario and monitor in ("", task) and one.auc is not None
+    ]
+    return float(np.mean(values)) if values else 0.5
+
+
+class ScoreFile:
+    """Streams rows and their logits to one Parquet file that appears when it is complete."""
+
+    def __init__(self, path: Path, schema: Schema, tasks: list[str], *, stack: ExitStack) -> None:
+        self._tasks = tasks
+        self._columns = [list(schema.tasks).index(task) for task in tasks]
+        fields = [(name, pa.int64()) for name in ("row_id", "user", "scenario", "day")]
+        fields += [(f"label_{task}", pa.int8()) for task in tasks]
+        fields += [(f"logit_{task}", pa.float32()) for task in tasks]
+        self._schema = pa.schema(fields)
+        temporary = stack.enter_context(whole_file(path))
+        self._writer = stack.enter_context(pq.ParquetWriter(temporary, self._schema, compression="zstd"))
+
+    def update(self, logits: np.ndarray, batch: Batch) -> None:
+        """Add the valid rows of a batch with logits (B, T)."""
+        valid = batch.valid.numpy()
+        num_rows = int(valid.sum())
+        columns: list[Any] = [batch.row_id.numpy()[valid], batch.user.numpy()[valid]]
+        columns += [batch.scenario.numpy()[valid], np.full(num_rows, batch.day)]
+        for column in self._columns:
+            absent = batch.masks[:, column].numpy()[valid] == 0
+            columns.append(pa.array(batch.labels[:, column].numpy()[valid].astype(np.int8), mask=absent))
+        columns += [logits[valid, position] for position in range(len(self._tasks))]
+        self._writer.write_batch(
+            pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=self._schema)
+        )
+
+
+@torch.no_grad()
+def score_pass(
+    batches: Iterable[Batch],
+    *,
+    forward: Callable[[Batch], Tensor],
+    sinks: list[Callable[[np.ndarray, Batch], None]],
+    ranks: Ranks,
+) -> int:
+    """Score batches with ``forward`` (logits (B, T)), hand logits to every sink, return this rank's number of rows.
+
+    Raises:
+        UserError: a batch could not be read or a logit is not finite; on every rank.
+    """
+    rows = 0
+    error: UserError | None = None
+    for batch in agreed(batches, ranks=ranks):
+        if batch is None:
+            break
+        logits = forward(batch.to(ranks.device)).float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            error = UserError(f"a score of day {batch.day} is not finite; train again with a lower learning rate")
+            continue
+        rows += int(batch.valid.sum())
+        for sink in sinks:
+            sink(logits, batch)
+    ranks.agree(error)
+    return rows
