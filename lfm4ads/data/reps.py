@@ -175,8 +175,8 @@ def check_continues(previous: Snapshot, header: Header) -> None:
     if stored != wanted:
         raise UserError(
             f"{previous.folder} holds representations {[spec.name for spec in stored]}, "
-            f"which differ from the asked {[spec.name for spec in wanted]} in name, dim, half-life or layer; "
-            "rebuild from the first day"
+            f"which differ from the asked {[spec.name for spec in wanted]} in name, dim, half-life "
+            "or layer; rebuild from the first day"
         )
 
 
