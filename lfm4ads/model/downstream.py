@@ -112,6 +112,12 @@ class Downstream(nn.Module):
             schema, features, number_dim=config.number_dim, vector_dim=config.vector_dim
         )
         width = self.fields.width
+        scenarios = len(schema.scenarios)
+        width += config.sum_dim if arm == "sum" else 0
+        self.cross = CrossNetwork(width, layers=config.cross_layers)
+        self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
+        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=tasks)
+        # What an arm adds is made last, so that all arms of one seed share the first values of the rest.
         self.sum_map = nn.Linear(rep_dims["user.ur"], config.sum_dim) if arm == "sum" else None
         self.adapter = (
             NonLinearAdapter(
@@ -124,16 +130,11 @@ class Downstream(nn.Module):
             if arm == "adapter"
             else None
         )
-        scenarios = len(schema.scenarios)
         self.module = (
             IsomorphicModule(upstream, scenarios=scenarios, tasks=tasks)
             if arm == "module" and upstream is not None
             else None
         )
-        width += config.sum_dim if arm == "sum" else 0
-        self.cross = CrossNetwork(width, layers=config.cross_layers)
-        self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
-        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=tasks)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, T) of the downstream tasks."""

@@ -38,6 +38,8 @@ class Sharded:
     dense: list[torch.optim.Optimizer]
     clip_norm: float
     ranks: Ranks
+    tables: dict[str, tuple[int, int]]
+    """(rows, dim) of every table."""
 
     def step(self, loss: Tensor) -> None:
         """Backpropagate, which updates fused tables, then step the dense parameters.
@@ -89,7 +91,8 @@ def shard_model(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     _initialise(wrapped, dims={name: spec.embedding_dim for name, spec in specs.items()}, seed=seed)
-    sharded = Sharded(wrapped, wrapped.fused_optimizer, [], config.optim.clip_norm, ranks)  # pyright: ignore[reportArgumentType]
+    sharded = Sharded(wrapped, wrapped.fused_optimizer, [], config.optim.clip_norm, ranks,
+        {name: (spec.num_embeddings, spec.embedding_dim) for name, spec in specs.items()})  # pyright: ignore[reportArgumentType]
     sharded.dense = _dense_optimizers(sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {})
     return sharded
 

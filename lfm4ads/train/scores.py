@@ -78,6 +78,20 @@ def mean_auc(figures: Figures, *, monitor: str, scenario: str = "all") -> float:
     return float(np.mean(values)) if values else 0.5
 
 
+def weighted_scenario_auc(figures: Figures, *, task: str) -> float:
+    """Return the mean of the scenarios' AUCs weighted by positives; .5 where none is defined.
+
+    Pooled AUC rewards knowing which scenario clicks more, so it would choose the wrong epoch.
+    """
+    parts = [
+        (one.auc, one.positives)
+        for (name, where), one in figures.items()
+        if name == task and where != "all" and one.auc is not None
+    ]
+    total = sum(positives for _, positives in parts)
+    return sum(auc * positives for auc, positives in parts) / total if total else 0.5
+
+
 class ScoreFile:
     """Streams rows and their logits to one Parquet file that appears when it is complete."""
 

@@ -1,0 +1,9 @@
+"""Train downstream models: torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/debug.yaml."""
+
+import sys
+
+from lfm4ads.core.command import main
+from lfm4ads.stages.transfer import Config, run
+
+if __name__ == "__main__":
+    sys.exit(main(Config, run))
