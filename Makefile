@@ -44,8 +44,8 @@ install:
 check: install
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
-	@$(python) -m pyright --pythonpath $(python)
-	@$(python) -c 'from importlinter.cli import lint_imports_command as run; run()'
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(python) -m pyright --pythonpath $(python)
+	@$(abspath $(VENV))/bin/lint-imports --no-logo
 
 test: install
 	@$(python) -m pytest

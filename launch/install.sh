@@ -40,13 +40,21 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
 fi
 new_enough "$python" || fail "$VENV holds $("$python" --version 2>&1); lfm4ads needs 3.11 or newer, remove it first"
 
+count_packages() { # pip's own lines become one line that counts; without a terminal pip prints none
+  awk -v total="$1" '
+    /^(Collecting|Requirement already)/ { n++; printf "\r\033[Kinstall: %d of %d", n, total }
+    /^Installing/ { printf "\r\033[Kinstall: unpacking" }
+    END { if (n) printf "\r\033[K" }' >&2
+}
+
 if [ ! -f "$locked" ]; then
   count=$(cat requirements/common.lock "${locks[@]}" | grep -c '==')
-  case $ACCEL in cpu) size="0.6 GB, a few minutes" ;; gpu) size="4 GB, ten minutes or more" ;; esac
+  case $ACCEL in cpu) size="2 GB on disk, 3 minutes" ;; gpu) size="8 GB on disk, 10 minutes" ;; esac
   "$python" -m launch.check_install before "${locks[@]}"
   say "$count packages for $ACCEL into $VENV (about $size)"
-  "$python" -m pip install --quiet --no-deps "${locks[@]/#/--requirement=}" \
-    ${TORCH_INDEX:+"--extra-index-url=$TORCH_INDEX"} >&2
+  if [ -t 2 ]; then noise=--progress-bar=off; else noise=-qq; fi
+  "$python" -m pip install $noise --no-deps "${locks[@]/#/--requirement=}" \
+    ${TORCH_INDEX:+"--extra-index-url=$TORCH_INDEX"} | count_packages "$count"
   status=0
   "$python" -W ignore -m launch.check_install after "${locks[@]}" || status=$?
   if [ "$status" = 3 ]; then "$python" -m pip uninstall --quiet --yes torch >&2; fi
@@ -56,7 +64,7 @@ if [ ! -f "$locked" ]; then
   touch "$locked"
 fi
 if [ "${1:-all}" = all ] && [ ! -f "$installed" ]; then
-  "$python" -m pip install --quiet --no-deps --no-build-isolation --editable . >&2
+  "$python" -m pip install -qq --no-deps --no-build-isolation --editable . >&2
   rm -f "$VENV"/.installed-*
   touch "$installed"
 fi
