@@ -1,0 +1,1 @@
+"""The built-in ads world: a simulator in which the best possible AUC is known."""
