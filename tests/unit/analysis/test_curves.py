@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from lfm4ads.analysis.curves import MAX_POINTS, load_curves
+from lfm4ads.core.errors import UserError
+
+
+def curves_of(tmp_path, lines):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return load_curves(path, run="adapter/seed-0", arm="adapter")
+
+
+def line(name, value, *, step, split="train", **more):
+    return {"step": step, "split": split, "name": name, "value": value, "unit": "nats"} | more
+
+
+def test_figures_are_told_apart_by_name_and_split(tmp_path):
+    lines = [line("rate", 5.0, step=step) for step in (1, 2)]
+    lines += [
+        line("loss", 1 / step, step=step, split=split) for step in (1, 2) for split in ("a", "b")
+    ]
+    found = curves_of(tmp_path, lines)
+    assert [(curve.name, curve.split) for curve in found] == [
+        ("loss", "a"),
+        ("loss", "b"),
+        ("rate", "train"),
+    ]
+    assert (found[0].x, found[0].y, found[0].unit) == ((1, 2), (1.0, 0.5), "nats")
+
+
+def test_undefined_figures_and_lone_points_make_no_curve(tmp_path):
+    lines = [line("auc", None, step=1), line("auc", 0.6, step=2), line("loss", 0.5, step=1)]
+    assert curves_of(tmp_path, lines) == []
+
+
+@pytest.mark.parametrize("split", ["test:20250103", "day=20250103/test", "test 20250103"])
+def test_days_in_the_split_become_the_axis(tmp_path, split):
+    days = [20250104, 20250103, 20250105]
+    lines = [
+        line("auc/click", day % 10 / 10, step=7, split=split.replace("20250103", str(day)))
+        for day in days
+    ]
+    (curve,) = curves_of(tmp_path, lines)
+    assert curve.days == ("20250103", "20250104", "20250105")
+    assert curve.y == (0.3, 0.4, 0.5)
+    assert curve.split == "test"
+
+
+def test_a_day_field_is_the_axis_and_a_repeated_day_is_not(tmp_path):
+    (curve,) = curves_of(
+        tmp_path, [line("auc", 0.5, step=1, day=day) for day in (20250101, 20250102)]
+    )
+    assert curve.days == ("20250101", "20250102")
+    (curve,) = curves_of(tmp_path, [line("auc", 0.5, step=step, day=20250101) for step in (1, 2)])
+    assert (curve.days, curve.x) == ((), (1, 2))
+
+
+def test_pooled_figures_come_before_those_of_one_scenario(tmp_path):
+    names = ["auc/click/3", "rate", "auc/click/all", "loss"]
+    found = curves_of(tmp_path, [line(name, 1.0, step=step) for name in names for step in (1, 2)])
+    assert [curve.name for curve in found] == ["loss", "auc/click/all", "rate", "auc/click/3"]
+
+
+def test_long_curves_are_averaged_down(tmp_path):
+    (curve,) = curves_of(tmp_path, [line("loss", float(step), step=step) for step in range(1_200)])
+    assert len(curve.y) == MAX_POINTS
+    assert curve.x == curve.y
+    assert sum(curve.y) / MAX_POINTS == pytest.approx(599.5)
+
+
+def test_torn_and_nameless_lines_are_named(tmp_path):
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl line 2 has no field name; delete that line"
+    ):
+        curves_of(tmp_path, [line("loss", 1.0, step=1), {"step": 2, "value": 1.0}])
