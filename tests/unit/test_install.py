@@ -148,7 +148,9 @@ def test_wrong_accelerator_gets_one_sentence(tmp_path):
 
 
 def test_old_python_gets_one_sentence(tmp_path):
-    old = script(tmp_path / "old", text='[ "$1" = --version ] && echo Python 3.9.2\nexit 1')
+    pretend = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[1])"
+    text = f'[ "$1" = --version ] && echo Python 3.9.2 || exec {sys.executable} -c "{pretend}" "$2"'
+    old = script(tmp_path / "old", text=text)
     done = run("make", "install", "ACCEL=cpu", f"VENV={tmp_path / 'venv'}", f"PYTHON={old}")
     assert done.returncode == 2
     assert "is Python 3.9.2; lfm4ads needs 3.11 or newer" in done.stderr
