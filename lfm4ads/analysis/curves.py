@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,10 @@ def load_curves(path: Path, *, run: str, arm: str) -> list[Curve]:
             found.setdefault((name, split), []).append((day, step, float(value), unit))
     curves = []
     for (name, split), points in found.items():
-        # A day may also only name a stage of the run, with many figures a day: those go over steps.
-        by_day = len({day for day, *_ in points if day}) == len(points)
-        kept = sorted(points) if by_day else _thin(points)
+        # A day may also name a part of an epoch, whose number is the step: those go over steps.
+        num_days, num_steps = len({day for day, *_ in points if day}), len({p[1] for p in points})
+        by_day = num_days == len(points) and num_steps > 1
+        kept = sorted(points) if by_day else _thin(_spread(points))
         if len(kept) > 1:
             days, x, y, units = zip(*kept, strict=True)
             place = {"run": run, "arm": arm, "name": name, "split": split, "unit": units[0]}
@@ -90,6 +92,17 @@ def _place(line: dict[str, Any]) -> tuple[str, str, str]:
         match = _DAY.search(text)
         day = day or (match.group(1) if match else "")
     return _DAY.sub("", name).strip("/_ .=:"), _DAY.sub("", split).strip("/_ .=:"), day
+
+
+def _spread(points: Sequence[_Point]) -> list[_Point]:
+    """Give figures of one step, as those of the days of an epoch, evenly spaced places after it."""
+    totals = Counter(step for _, step, _, _ in points)
+    seen: Counter[float] = Counter()
+    spread: list[_Point] = []
+    for day, step, value, unit in points:
+        spread.append((day, step + seen[step] / totals[step], value, unit))
+        seen[step] += 1
+    return spread
 
 
 def _thin(points: Sequence[_Point]) -> list[_Point]:

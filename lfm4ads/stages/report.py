@@ -142,7 +142,7 @@ def _versions(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         recorded: dict[str, str] = run.report.get("versions", {})
         for name, version in (recorded | {"commit": run.report.get("commit", "unknown")}).items():
-            theirs.setdefault(f"runs by {name}", set()).add(version or "unknown")
+            theirs.setdefault(f"{name} of the runs", set()).add(version or "unknown")
     return ours | {name: ", ".join(sorted(versions)) for name, versions in theirs.items()}
 
 
@@ -188,6 +188,8 @@ def _source(run: Run) -> Source:
             f"{path} does not exist, so {run.name} cannot be made again; rerun transfer for it"
         )
     command = f"python -m launch.transfer {_quoted(path)} output=out/again"
+    if "command" in run.report:
+        command += f"\n# it was run as: {run.report['command']}"
     return Source(title=run.name, command=command, config=path.read_text(encoding="utf-8"))
 
 

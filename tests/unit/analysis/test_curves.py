@@ -39,7 +39,7 @@ def test_undefined_figures_and_lone_points_make_no_curve(tmp_path):
 def test_days_in_the_split_become_the_axis(tmp_path, split):
     days = [20250104, 20250103, 20250105]
     lines = [
-        line("auc/click", day % 10 / 10, step=7, split=split.replace("20250103", str(day)))
+        line("auc/click", day % 10 / 10, step=day % 100, split=split.replace("20250103", str(day)))
         for day in days
     ]
     (curve,) = curves_of(tmp_path, lines)
@@ -48,13 +48,28 @@ def test_days_in_the_split_become_the_axis(tmp_path, split):
     assert curve.split == "test"
 
 
+def test_days_of_an_epoch_are_spread_over_it(tmp_path):
+    """Transfer logs loss/<day> with the epoch as the step, whether it trains one epoch or more."""
+    lines = [
+        line(f"loss/{day}", day % 10 - epoch / 10, step=epoch)
+        for epoch in (0, 1)
+        for day in (20250101, 20250102)
+    ]
+    (curve,) = curves_of(tmp_path, lines)
+    assert (curve.name, curve.days) == ("loss", ())
+    assert curve.x == (0.0, 0.5, 1.0, 1.5)
+    assert curve.y == (1.0, 2.0, 0.9, 1.9)
+    (one_epoch,) = curves_of(tmp_path, lines[:2])
+    assert (one_epoch.days, one_epoch.x) == ((), (0.0, 0.5))
+
+
 def test_a_day_field_is_the_axis_and_a_repeated_day_is_not(tmp_path):
     (curve,) = curves_of(
-        tmp_path, [line("auc", 0.5, step=1, day=day) for day in (20250101, 20250102)]
+        tmp_path, [line("auc", 0.5, step=day, day=20250100 + day) for day in (1, 2)]
     )
     assert curve.days == ("20250101", "20250102")
     (curve,) = curves_of(tmp_path, [line("auc", 0.5, step=step, day=20250101) for step in (1, 2)])
-    assert (curve.days, curve.x) == ((), (1, 2))
+    assert (curve.days, curve.x) == ((), (1.0, 2.0))
 
 
 def test_pooled_figures_come_before_those_of_one_scenario(tmp_path):
