@@ -15,7 +15,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "lfm4ads.core.ranks"])
 
 
-def _enter(body: Callable[..., Any], rank: int, world: int, folder: str, arguments: tuple[Any, ...]) -> None:
+def _enter(
+    body: Callable[..., Any], rank: int, world: int, folder: str, arguments: tuple[Any, ...]
+) -> None:
     import torch
     import torch.distributed as dist
 
@@ -36,7 +38,8 @@ def run_ranks(body: Callable[..., Any], world: int, *arguments: Any) -> list[Any
     """Call ``body(ranks, *arguments)``, a module-level function, on ``world`` ranks; return results in rank order."""
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, arguments)) for rank in range(world)
+            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, arguments))
+            for rank in range(world)
         ]
         for process in processes:
             process.start()
@@ -47,7 +50,9 @@ def run_ranks(body: Callable[..., Any], world: int, *arguments: Any) -> list[Any
         results = []
         for rank in range(world):
             path = Path(folder) / f"result-{rank}"
-            done, value = pickle.loads(path.read_bytes()) if path.exists() else (False, "died or hung")
+            done, value = (
+                pickle.loads(path.read_bytes()) if path.exists() else (False, "died or hung")
+            )
             if not done:
                 raise AssertionError(f"rank {rank} of {world}: {value}")
             results.append(value)

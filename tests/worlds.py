@@ -43,7 +43,10 @@ def tiny_table(rows: int, *, day: int = 0, seed: int = 0, first_row: int = 0) ->
     rng = np.random.default_rng((seed, day))
     domain = rng.integers(0, 2, rows)
     lists = [rng.integers(0, 50, n).tolist() for n in rng.integers(0, 6, rows)]
-    tags = [None if rng.random() < 0.1 else rng.integers(0, 20, n).tolist() for n in rng.integers(0, 4, rows)]
+    tags = [
+        None if rng.random() < 0.1 else rng.integers(0, 20, n).tolist()
+        for n in rng.integers(0, 4, rows)
+    ]
     user, item = rng.integers(0, 40, rows), rng.integers(0, 60, rows)
     click = (rng.random(rows) < 1 / (1 + np.exp(-((user % 5) - (item % 4))))).astype(np.int8)
     bought = (rng.random(rows) < 0.3) & (domain == 1)
@@ -52,34 +55,47 @@ def tiny_table(rows: int, *, day: int = 0, seed: int = 0, first_row: int = 0) ->
             "row_id": pa.array(np.arange(first_row, first_row + rows), pa.int64()),
             "user_id": pa.array(user, pa.int64()),
             "item_id": pa.array(item, pa.int64()),
-            "time_ms": pa.array(np.sort(rng.integers(0, DAY_MS, rows)) + (1 + day) * DAY_MS, pa.int64()),
+            "time_ms": pa.array(
+                np.sort(rng.integers(0, DAY_MS, rows)) + (1 + day) * DAY_MS, pa.int64()
+            ),
             "domain": pa.array(domain, pa.int8()),
             "scenario": pa.array(np.where(domain == 0, 0, rng.integers(1, 3, rows)), pa.int8()),
             "recent": pa.array(lists, pa.list_(pa.int64())),
             "recent_times": pa.array([[1] * len(one) for one in lists], pa.list_(pa.int64())),
             "age": pa.array(rng.integers(18, 80, rows), pa.int32()),
             "tags": pa.array(tags, pa.list_(pa.int64())),
-            "price": pa.array(np.where(rng.random(rows) < 0.1, np.nan, rng.random(rows) * 100), from_pandas=True),
-            "picture": pa.FixedSizeListArray.from_arrays(pa.array(rng.standard_normal(rows * 4), pa.float32()), 4),
+            "price": pa.array(
+                np.where(rng.random(rows) < 0.1, np.nan, rng.random(rows) * 100), from_pandas=True
+            ),
+            "picture": pa.FixedSizeListArray.from_arrays(
+                pa.array(rng.standard_normal(rows * 4), pa.float32()), 4
+            ),
             "hour": pa.array(rng.integers(0, 24, rows), pa.int8()),
             "click": pa.array(click, pa.int8()),
             "long_view": pa.array(np.where(domain == 0, click, 0), pa.int8()),
             "conversion": pa.array(bought.astype(np.int8), pa.int8()),
             "conversion_delay_ms": pa.array(
-                np.where(bought, rng.integers(0, 2 * DAY_MS, rows).astype(float), np.nan), from_pandas=True
+                np.where(bought, rng.integers(0, 2 * DAY_MS, rows).astype(float), np.nan),
+                from_pandas=True,
             ),
         }
     )
 
 
-def write_tiny(folder: Path, *, days: int = 2, rows: int = 500, row_group_rows: int = 64, schema: str = SCHEMA) -> Path:
+def write_tiny(
+    folder: Path, *, days: int = 2, rows: int = 500, row_group_rows: int = 64, schema: str = SCHEMA
+) -> Path:
     """Write a dataset of the tiny schema with days 20260101, 20260102, ..., two files a day."""
     for day in range(days):
         table = tiny_table(rows, day=day, first_row=day * rows)
         target = folder / f"day={20260101 + day}"
         target.mkdir(parents=True)
         half = rows // 2
-        pq.write_table(table.slice(0, half), target / "part-00000.parquet", row_group_size=row_group_rows)
-        pq.write_table(table.slice(half), target / "part-00001.parquet", row_group_size=row_group_rows)
+        pq.write_table(
+            table.slice(0, half), target / "part-00000.parquet", row_group_size=row_group_rows
+        )
+        pq.write_table(
+            table.slice(half), target / "part-00001.parquet", row_group_size=row_group_rows
+        )
     (folder / "schema.yaml").write_text(schema)
     return folder

@@ -17,7 +17,9 @@ from lfm4ads.core.files import read_json, sha256, write_json
 from lfm4ads.core.ranks import Ranks
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], *, meta: dict[str, Any], ranks: Ranks) -> None:
+def save_checkpoint(
+    folder: Path, state: dict[str, Any], *, meta: dict[str, Any], ranks: Ranks
+) -> None:
     """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``; a former ``folder`` is replaced at the end."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     with ranks.together():
@@ -28,16 +30,26 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, meta: dict[str, Any]
         dcp.save(state, checkpoint_id=temporary, process_group=ranks.group)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
-        raise UserError(f"{folder}: the checkpoint could not be written ({first}); free disk space", everywhere=True) from error
+        raise UserError(
+            f"{folder}: the checkpoint could not be written ({first}); free disk space",
+            everywhere=True,
+        ) from error
     mine = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(temporary.glob(f"__{ranks.rank}_*.distcp"))
     }
-    files = {name: entry for text in ranks.texts(json.dumps(mine)) for name, entry in json.loads(text).items()}
+    files = {
+        name: entry
+        for text in ranks.texts(json.dumps(mine))
+        for name, entry in json.loads(text).items()
+    }
     with ranks.together():
         if ranks.is_first:
             write_json(temporary / "meta.json", meta)
-            write_json(temporary / "manifest.json", {"schema_version": 1, "world": ranks.world, "files": files})
+            write_json(
+                temporary / "manifest.json",
+                {"schema_version": 1, "world": ranks.world, "files": files},
+            )
             _replace(temporary, folder)
 
 
@@ -57,7 +69,9 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise UserError(f"{path} is missing or torn; remove {folder} and rerun, or restore it from a copy")
+            raise UserError(
+                f"{path} is missing or torn; remove {folder} and rerun, or restore it from a copy"
+            )
     return read_json(folder / "meta.json")
 
 

@@ -16,7 +16,10 @@ T = TypeVar("T")
 def _fail(error: UserError | OSError) -> int:
     rank = int(os.environ.get("RANK", "0"))
     if isinstance(error, OSError):
-        sentence, everywhere = f"{error.filename or 'input/output'}: {error.strerror or error}", False
+        sentence, everywhere = (
+            f"{error.filename or 'input/output'}: {error.strerror or error}",
+            False,
+        )
     else:
         sentence, everywhere = str(error), error.everywhere
     if rank == 0 or not everywhere:

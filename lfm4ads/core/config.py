@@ -26,7 +26,9 @@ def load_config(schema: type[T], argv: Sequence[str]) -> T:
         raise UserError(f"config {path} does not exist; see configs/ for what there is")
     try:
         layers = OmegaConf.merge(
-            OmegaConf.structured(schema), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+            OmegaConf.structured(schema),
+            OmegaConf.load(path),
+            OmegaConf.from_dotlist(list(overrides)),
         )
         return cast(T, OmegaConf.to_object(layers))
     except yaml.YAMLError as error:

@@ -50,7 +50,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; run the stage that writes it first") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and rerun its stage") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}); delete it and rerun its stage"
+        ) from error
 
 
 def write_parquet(path: Path, table: pa.Table, *, row_group_rows: int = 16_384) -> None:
@@ -82,4 +84,6 @@ def prepare_output(path: Path, *, overwrite: bool, done: str = "report.json") ->
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"output {path} cannot be written: {error.strerror}; choose another folder") from error
+        raise UserError(
+            f"output {path} cannot be written: {error.strerror}; choose another folder"
+        ) from error

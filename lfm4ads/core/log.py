@@ -35,7 +35,9 @@ class MetricsLog:
         kept = [line for line in lines if json.loads(line)["step"] <= keep_steps]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
-    def write(self, name: str, value: float | None, *, step: int, split: str, unit: str = "") -> None:
+    def write(
+        self, name: str, value: float | None, *, step: int, split: str, unit: str = ""
+    ) -> None:
         """Add one figure; undefined figures (None, NaN) are written as null."""
         if self._path is None:
             return

@@ -73,12 +73,17 @@ class Ranks:
         incoming = torch.empty_like(sizes)
         dist.all_to_all_single(incoming, sizes, group=self.group)
         sent = torch.from_numpy(
-            np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
+            np.concatenate(
+                [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts]
+            )
         )
         received = torch.empty(int(incoming.sum()), dtype=torch.uint8)
         dist.all_to_all_single(received, sent, incoming.tolist(), sizes.tolist(), group=self.group)
         pieces = torch.split(received, incoming.tolist())
-        return [np.frombuffer(piece.numpy().tobytes(), dtype=dtype).reshape(-1, *shape) for piece in pieces]
+        return [
+            np.frombuffer(piece.numpy().tobytes(), dtype=dtype).reshape(-1, *shape)
+            for piece in pieces
+        ]
 
     def broadcast(self, text: str) -> str:
         """Return rank 0's text on every rank."""
@@ -86,7 +91,10 @@ class Ranks:
 
     def texts(self, text: str) -> list[str]:
         """Return every rank's text on every rank, in rank order."""
-        return [part.tobytes().decode() for part in self.gather(np.frombuffer(text.encode(), dtype=np.uint8))]
+        return [
+            part.tobytes().decode()
+            for part in self.gather(np.frombuffer(text.encode(), dtype=np.uint8))
+        ]
 
     def agree(self, error: UserError | None) -> None:
         """Raise the same ``UserError`` on every rank if any rank has one, so that none is left in a collective."""
@@ -120,13 +128,17 @@ def _pick_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def connect(rank: int, world: int, store: dist.Store | None, *, timeout_seconds: int = 600) -> Ranks:
+def connect(
+    rank: int, world: int, store: dist.Store | None, *, timeout_seconds: int = 600
+) -> Ranks:
     """Join ``world`` processes; without a store, torchrun's environment says where to meet."""
     device = _pick_device(int(os.environ.get("LOCAL_RANK", rank)))
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_seconds)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-    group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    group = (
+        dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    )
     return Ranks(rank=rank, world=world, device=device, group=group)
 
 

@@ -53,6 +53,7 @@ class Batch:
                 moved[part.name] = value.to(device, non_blocking=non_blocking)
             elif isinstance(value, dict):
                 moved[part.name] = {
-                    name: tensor.to(device, non_blocking=non_blocking) for name, tensor in value.items()
+                    name: tensor.to(device, non_blocking=non_blocking)
+                    for name, tensor in value.items()
                 }
         return replace(self, **moved)  # pyright: ignore[reportArgumentType]

@@ -51,7 +51,9 @@ def needed_columns(schema: Schema) -> list[str]:
     keys = [schema.user, schema.item, schema.time, schema.domain, schema.scenario]
     features = [schema.column(name) for name in schema.features]
     labels = [column for task in schema.tasks.values() for column in (task.label, task.duration)]
-    return [column for column in dict.fromkeys([*keys, schema.row_id, *features, *labels]) if column]
+    return [
+        column for column in dict.fromkeys([*keys, schema.row_id, *features, *labels]) if column
+    ]
 
 
 def check_types(arrow: pa.Schema, schema: Schema, columns: list[str], *, file: Path) -> None:
@@ -65,17 +67,26 @@ def check_types(arrow: pa.Schema, schema: Schema, columns: list[str], *, file: P
         schema.user: _FEATURE_TYPES["id"],
         schema.item: _FEATURE_TYPES["id"],
     }
-    integers = [schema.time, schema.domain, schema.scenario, *([schema.row_id] if schema.row_id else [])]
+    integers = [
+        schema.time,
+        schema.domain,
+        schema.scenario,
+        *([schema.row_id] if schema.row_id else []),
+    ]
     wanted.update(dict.fromkeys(integers, (pa.types.is_integer, "integer")))
     for name, feature in schema.features.items():
         wanted.setdefault(schema.column(name), _FEATURE_TYPES[feature.kind])
     for task in schema.tasks.values():
-        wanted.update({column: (_is_number, "a number") for column in (task.label, task.duration) if column})
+        wanted.update(
+            {column: (_is_number, "a number") for column in (task.label, task.duration) if column}
+        )
     for column, (fits, words) in wanted.items():
         kind = arrow.field(column).type
         if not fits(kind):
             hint = "; a float cannot hold ids above 2^53" if pa.types.is_floating(kind) else ""
-            raise UserError(f"{file}: column {column} is {kind}, must be {words}{hint}; write it with that type")
+            raise UserError(
+                f"{file}: column {column} is {kind}, must be {words}{hint}; write it with that type"
+            )
 
 
 def not_null(values: pa.ChunkedArray | pa.Array, *, column: str, where: str) -> None:
@@ -101,7 +112,9 @@ def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
     try:
         ids = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{where}: column {column} has an id of 2^63 or more; ids are 0 to 2^63-1") from error
+        raise UserError(
+            f"{where}: column {column} has an id of 2^63 or more; ids are 0 to 2^63-1"
+        ) from error
     if len(ids) and ids.min() < 0:
         raise UserError(
             f"{where}: column {column} has the negative id {ids.min()}; ids are 0 to 2^63-1, write a missing one as null"
@@ -113,7 +126,9 @@ def read_index(values: pa.Array, *, column: str, size: int, where: str) -> Array
     """Return int64 (N,) of a column that indexes a list of ``size`` names in the schema."""
     ids = read_keys(values, column=column, where=where)
     if len(ids) and ids.max() >= size:
-        raise UserError(f"{where}: column {column} has {ids.max()}, but schema.yaml lists only 0 to {size - 1}")
+        raise UserError(
+            f"{where}: column {column} has {ids.max()}, but schema.yaml lists only 0 to {size - 1}"
+        )
     return ids
 
 
@@ -133,7 +148,11 @@ def read_ids(values: pa.Array, feature: Feature, *, rows: int, column: str, wher
         ids = read_keys(values.drop_null(), column=column, where=where)
         counts = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), dtype=np.int64)
     else:
-        counts = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        counts = (
+            pc.fill_null(pc.list_value_length(values), 0)
+            .to_numpy(zero_copy_only=False)
+            .astype(np.int64)
+        )
         ids = read_keys(_flat(values.flatten()), column=column, where=where)
         if feature.max_length:
             ids, counts = _last_of_each(ids, counts, keep=feature.max_length)
@@ -176,9 +195,13 @@ def read_vector(values: pa.Array, feature: Feature, *, column: str, where: str) 
         )
     flat = _flat(values.flatten())
     not_null(flat, column=column, where=where)
-    numbers = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(values), feature.length)
+    numbers = (
+        flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(values), feature.length)
+    )
     if not np.isfinite(numbers).all():
-        raise UserError(f"{where}: column {column} has a NaN or infinite component; write finite vectors")
+        raise UserError(
+            f"{where}: column {column} has a NaN or infinite component; write finite vectors"
+        )
     return numbers
 
 
@@ -188,7 +211,11 @@ def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tu
     present = np.asarray(values.is_valid().to_numpy(zero_copy_only=False))
     known = numbers[present]
     if not np.isfinite(known).all():
-        raise UserError(f"{where}: label column {column} has a NaN or infinite value; write a missing label as null")
+        raise UserError(
+            f"{where}: label column {column} has a NaN or infinite value; write a missing label as null"
+        )
     if binary and not np.isin(known, (0.0, 1.0)).all():
-        raise UserError(f"{where}: label column {column} of a binary task holds values other than 0 and 1")
+        raise UserError(
+            f"{where}: label column {column} of a binary task holds values other than 0 and 1"
+        )
     return np.where(present, numbers, 0.0).astype(np.float32), present.astype(np.float32)

@@ -30,7 +30,9 @@ def mix64(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 def hash_ids(ids: Ids, *, table: str, rows: int) -> Ids:
     """Return the table rows (N,) of ids (N,); tables are salted by name so that collisions differ between them."""
     salt = np.uint64(zlib.crc32(table.encode()))
-    return (mix64(ids.astype(np.uint64) ^ (salt << np.uint64(32))) % np.uint64(rows)).astype(np.int64)
+    return (mix64(ids.astype(np.uint64) ^ (salt << np.uint64(32))) % np.uint64(rows)).astype(
+        np.int64
+    )
 
 
 def key_of(text: str) -> int:

@@ -73,7 +73,9 @@ def open_dataset(path: Path, ranks: Ranks) -> Dataset:
     with ranks.together():
         if ranks.is_first:
             days = _scan(path, load_schema(path))
-            text = json.dumps({day: [asdict(group) for group in groups] for day, groups in days.items()})
+            text = json.dumps(
+                {day: [asdict(group) for group in groups] for day, groups in days.items()}
+            )
     found = json.loads(ranks.broadcast(text))
     days = {int(day): tuple(RowGroup(**group) for group in groups) for day, groups in found.items()}
     with ranks.together():
@@ -81,7 +83,9 @@ def open_dataset(path: Path, ranks: Ranks) -> Dataset:
     return Dataset(path=path, schema=schema, days=days)
 
 
-def select_domains(dataset: Dataset, names: Sequence[str], *, days: Sequence[int], ranks: Ranks) -> Dataset:
+def select_domains(
+    dataset: Dataset, names: Sequence[str], *, days: Sequence[int], ranks: Ranks
+) -> Dataset:
     """Return the dataset cut down to ``days`` and to rows of the named domains.
 
     Only the domain column is read for the counts, each row group on one rank.
@@ -99,7 +103,9 @@ def select_domains(dataset: Dataset, names: Sequence[str], *, days: Sequence[int
         counts = np.zeros(len(groups), dtype=np.int64)
         with ranks.together():
             for position in range(ranks.rank, len(groups), ranks.world):
-                counts[position] = _count(dataset.path, dataset.schema.domain, domains, groups[position])
+                counts[position] = _count(
+                    dataset.path, dataset.schema.domain, domains, groups[position]
+                )
         counts = ranks.sum(counts)
         counted[day] = tuple(
             RowGroup(group.file, group.index, int(count), group.last_time)
@@ -123,12 +129,17 @@ def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa
 
 def _count(path: Path, column: str, domains: tuple[int, ...], group: RowGroup) -> int:
     values = read_row_group(path, group, columns=[column])[column]
-    return pc.sum(pc.is_in(values.cast(pa.int64()), value_set=pa.array(domains, pa.int64()))).as_py() or 0
+    return (
+        pc.sum(pc.is_in(values.cast(pa.int64()), value_set=pa.array(domains, pa.int64()))).as_py()
+        or 0
+    )
 
 
 def _scan(path: Path, schema: Schema) -> dict[int, list[RowGroup]]:
     folders = {folder: _day_of(folder) for folder in sorted(path.glob("day=*")) if folder.is_dir()}
-    files = [(day, file) for folder, day in folders.items() for file in sorted(folder.glob("*.parquet"))]
+    files = [
+        (day, file) for folder, day in folders.items() for file in sorted(folder.glob("*.parquet"))
+    ]
     if not files:
         raise UserError(
             f"{path} has no files day=YYYYMMDD/*.parquet; run 'make prepare' or point data at a prepared dataset"
@@ -154,14 +165,25 @@ def _index_file(path: Path, file: Path, schema: Schema, columns: list[str]) -> l
         with pq.ParquetFile(file) as parquet:
             metadata, arrow = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        state = "is empty" if file.stat().st_size == 0 else f"is not whole Parquet ({_first_line(error)})"
+        state = (
+            "is empty"
+            if file.stat().st_size == 0
+            else f"is not whole Parquet ({_first_line(error)})"
+        )
         raise UserError(f"{file} {state}; write it again with 'make prepare'") from error
     if metadata.num_rows == 0:
         raise UserError(f"{file} holds no rows; remove it or write it again with 'make prepare'")
     check_types(arrow, schema, columns, file=file)
-    time = [metadata.row_group(0).column(i).path_in_schema for i in range(metadata.num_columns)].index(schema.time)
+    time = [
+        metadata.row_group(0).column(i).path_in_schema for i in range(metadata.num_columns)
+    ].index(schema.time)
     return [
-        RowGroup(str(file.relative_to(path)), index, metadata.row_group(index).num_rows, _last_time(file, metadata, index, time))
+        RowGroup(
+            str(file.relative_to(path)),
+            index,
+            metadata.row_group(index).num_rows,
+            _last_time(file, metadata, index, time),
+        )
         for index in range(metadata.num_row_groups)
     ]
 

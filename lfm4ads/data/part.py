@@ -23,10 +23,7 @@ from lfm4ads.data.owner import owner
 from lfm4ads.data.side import SideStates, merge_sides
 
 ROW_GROUP_ROWS = 16_384
-BATCH_ROWS = 65_536
-"""Old rows in memory at a time during a merge, over all old parts together."""
-MIN_BATCH_ROWS = 1_024
-"""But at least so many of each part."""
+"""Also what a merge holds of each old part at a time."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -145,14 +142,13 @@ def owned_chunks(
 ) -> Iterator[SideStates]:
     """Stream what ``rank`` of ``world`` owns of sorted part files, in ascending key ranges.
 
-    Every part has a batch in memory; all rows up to the smallest last key of these are complete, so
-    they go out.
+    Every part has a row group in memory; all rows up to the smallest last key of these are
+    complete, so they go out.
     """
     if not paths:
         return
-    num_rows = max(MIN_BATCH_ROWS, BATCH_ROWS // len(paths))
-    streams = [_batches(path, num_rows) for path in paths]
-    heads = [_next_table(stream) for stream in streams]
+    streams = [_row_groups(path) for path in paths]
+    heads = [next(stream, None) for stream in streams]
     while any(head is not None for head in heads):
         cut = min(int64s(head, "key")[-1] for head in heads if head is not None)
         ready: list[pa.Table] = []
@@ -162,7 +158,7 @@ def owned_chunks(
             stop = int(np.searchsorted(int64s(head, "key"), cut, side="right"))
             ready.append(head.slice(0, stop))
             rest = head.slice(stop)
-            heads[index] = rest if len(rest) else _next_table(streams[index])
+            heads[index] = rest if len(rest) else next(streams[index], None)
         table = pa.concat_tables(ready)
         table = table.filter(pa.array(owner(int64s(table, "key"), world=world) == rank))
         if len(table):
@@ -179,14 +175,11 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({reason}); rerun dump for that day") from error
 
 
-def _batches(path: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    """Yield the row groups of a part; iter_batches would keep all that it has read."""
     with readable(path), pq.ParquetFile(path) as file:
-        yield from file.iter_batches(num_rows, use_threads=False)
-
-
-def _next_table(stream: Iterator[pa.RecordBatch]) -> pa.Table | None:
-    batch = next((batch for batch in stream if len(batch)), None)
-    return None if batch is None else pa.Table.from_batches([batch])
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, use_threads=False)
 
 
 def merged_chunks(

@@ -63,7 +63,13 @@ class Reader:
     """Reads days of one dataset for one rank."""
 
     def __init__(
-        self, dataset: Dataset, *, config: ReaderConfig, ranks: Ranks, seed: int, final_labels: bool = True
+        self,
+        dataset: Dataset,
+        *,
+        config: ReaderConfig,
+        ranks: Ranks,
+        seed: int,
+        final_labels: bool = True,
     ) -> None:
         """Without ``final_labels`` an event counts only if it had happened by the end of its row's day."""
         if config.lanes < ranks.world:
@@ -119,10 +125,14 @@ class Reader:
         rows, lanes = self.dataset.rows(day), self._config.lanes
         return rows * lane // lanes, rows * (lane + 1) // lanes
 
-    def _blocks(self, day: int, *, epoch: int, start_step: int) -> Iterator[tuple[int, list[list[Rows]]]]:
+    def _blocks(
+        self, day: int, *, epoch: int, start_step: int
+    ) -> Iterator[tuple[int, list[list[Rows]]]]:
         """Yield (first step, per step the lanes' rows) window by window."""
         window_rows = self._window_steps * self._lane_rows
-        for index in range(start_step // self._window_steps, -(-self.num_steps(day) // self._window_steps)):
+        for index in range(
+            start_step // self._window_steps, -(-self.num_steps(day) // self._window_steps)
+        ):
             lanes = []
             for lane in self._lanes:
                 first, last = self._lane_range(day, lane)

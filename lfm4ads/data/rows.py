@@ -73,7 +73,9 @@ def join(pieces: Sequence[Rows]) -> Rows:
     for name in pieces[0].sparse:
         columns = [piece.sparse[name] for piece in pieces]
         shifts = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
-        offsets = [column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)]
+        offsets = [
+            column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)
+        ]
         sparse[name] = Ragged(
             np.concatenate([column.values for column in columns]),
             np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
@@ -109,7 +111,9 @@ def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> 
     arrays = _keys(columns, schema, where=where)
     arrays["numbers"] = _numbers(columns, schema, where=where, rows=table.num_rows)
     arrays["vectors"] = _vectors(columns, schema, where=where, rows=table.num_rows)
-    arrays["labels"], arrays["masks"] = _labels(columns, schema, arrays, where=where, horizon=horizon)
+    arrays["labels"], arrays["masks"] = _labels(
+        columns, schema, arrays, where=where, horizon=horizon
+    )
     return Rows(sparse, arrays)
 
 
@@ -126,7 +130,10 @@ def _keys(columns: dict[str, pa.Array], schema: Schema, *, where: str) -> dict[s
             columns[schema.domain], column=schema.domain, size=len(schema.domains), where=where
         ),
         "scenario": read_index(
-            columns[schema.scenario], column=schema.scenario, size=len(schema.scenarios), where=where
+            columns[schema.scenario],
+            column=schema.scenario,
+            size=len(schema.scenarios),
+            where=where,
         ),
     }
     if schema.row_id:
@@ -151,12 +158,19 @@ def _vectors(columns: dict[str, pa.Array], schema: Schema, *, where: str, rows: 
     pieces = [np.empty((rows, 0), dtype=np.float32)]
     for name in schema.select(kind="vector"):
         column = schema.column(name)
-        pieces.append(read_vector(columns[column], schema.features[name], column=column, where=where))
+        pieces.append(
+            read_vector(columns[column], schema.features[name], column=column, where=where)
+        )
     return np.concatenate(pieces, axis=1)
 
 
 def _labels(
-    columns: dict[str, pa.Array], schema: Schema, keys: dict[str, Array], *, where: str, horizon: int | None
+    columns: dict[str, pa.Array],
+    schema: Schema,
+    keys: dict[str, Array],
+    *,
+    where: str,
+    horizon: int | None,
 ) -> tuple[Array, Array]:
     labels, masks = [], []
     for task in schema.tasks.values():
@@ -164,10 +178,14 @@ def _labels(
             columns[task.label], column=task.label, where=where, binary=task.kind != "real"
         )
         if task.duration and horizon is not None:
-            delay, known = read_label(columns[task.duration], column=task.duration, where=where, binary=False)
+            delay, known = read_label(
+                columns[task.duration], column=task.duration, where=where, binary=False
+            )
             label = label * known * (keys["time"] + delay.astype(np.int64) <= horizon)
         if task.domains:
-            mask = mask * np.isin(keys["domain"], [schema.domains.index(name) for name in task.domains])
+            mask = mask * np.isin(
+                keys["domain"], [schema.domains.index(name) for name in task.domains]
+            )
         if task.scenarios:
             mask = mask * np.isin(keys["scenario"], task.scenarios)
         labels.append(label * mask)

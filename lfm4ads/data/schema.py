@@ -1,6 +1,6 @@
 """What a dataset's columns are: ``schema.yaml`` as a typed, validated ``Schema``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -108,17 +108,28 @@ class Schema:
 
     def __post_init__(self) -> None:
         if self.version != 1:
-            raise ValueError(f"schema version {self.version} is not supported, this program reads 1")
+            raise ValueError(
+                f"schema version {self.version} is not supported, this program reads 1"
+            )
         for name, feature in self.features.items():
             if feature.table and feature.table not in self.tables:
-                raise ValueError(f"feature {name} names table {feature.table}, which tables does not list")
+                raise ValueError(
+                    f"feature {name} names table {feature.table}, which tables does not list"
+                )
         for name, task in self.tasks.items():
             unknown = set(task.domains) - set(self.domains)
             if unknown:
                 raise ValueError(f"task {name} names unknown domains {sorted(unknown)}")
             if any(not 0 <= scenario < len(self.scenarios) for scenario in task.scenarios):
-                raise ValueError(f"task {name} names a scenario outside 0..{len(self.scenarios) - 1}")
-        outcomes = {column for task in self.tasks.values() for column in (task.label, task.duration) if column}
+                raise ValueError(
+                    f"task {name} names a scenario outside 0..{len(self.scenarios) - 1}"
+                )
+        outcomes = {
+            column
+            for task in self.tasks.values()
+            for column in (task.label, task.duration)
+            if column
+        }
         for name in self.features:
             if self.column(name) in outcomes:
                 raise ValueError(f"feature {name} reads outcome column {self.column(name)}: a leak")
@@ -127,7 +138,13 @@ class Schema:
         """Return the Parquet column of a feature."""
         return self.features[feature].column or feature
 
-    def select(self, *, side: Side | None = None, sparse: bool | None = None, kind: FeatureKind | None = None) -> list[str]:
+    def select(
+        self,
+        *,
+        side: Side | None = None,
+        sparse: bool | None = None,
+        kind: FeatureKind | None = None,
+    ) -> list[str]:
         """Return the names of features that match, in schema order."""
         return [
             name
@@ -147,5 +164,7 @@ def load_schema(dataset: Path) -> Schema:
     """Read ``dataset/schema.yaml``."""
     path = dataset / "schema.yaml"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; run 'make prepare' or point data at a prepared dataset")
+        raise UserError(
+            f"{path} does not exist; run 'make prepare' or point data at a prepared dataset"
+        )
     return load_config(Schema, [str(path)])

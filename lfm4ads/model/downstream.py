@@ -79,7 +79,9 @@ def module_weights(*, domain: str, cross_layers: int, mlp_layers: int) -> dict[s
         for layer in range(cross_layers):
             names[f"module.cross.layers.{layer}.{kind}"] = f"mix.cross.layers.{layer}.{kind}"
         for layer in range(mlp_layers):
-            names[f"module.branch.layers.{layer}.{kind}"] = f"mix.branches.{domain}.layers.{layer}.{kind}"
+            names[f"module.branch.layers.{layer}.{kind}"] = (
+                f"mix.branches.{domain}.layers.{layer}.{kind}"
+            )
     return names | {f"module.heads.{name}": f"heads.{name}" for name in ("shared", "delta", "bias")}
 
 
@@ -104,7 +106,9 @@ class Downstream(nn.Module):
         features = config.features or tuple(schema.features)
         unknown = set(features) - set(schema.features)
         if unknown:
-            raise ValueError(f"model.features names {sorted(unknown)[0]}, which the schema does not have")
+            raise ValueError(
+                f"model.features names {sorted(unknown)[0]}, which the schema does not have"
+            )
         self.arm: Arm = arm
         self._reps = list(rep_dims)
         self.tables = build_tables(schema, features)

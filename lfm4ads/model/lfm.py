@@ -85,7 +85,9 @@ class Lfm(nn.Module):
         self.heads = ScenarioHeads(self.mix.width, scenarios=scenarios, tasks=tasks)
         context = schema.select(side="context")
         self.context_fields = FieldEncoder(schema, context, **dims) if context else None
-        self.context_head = nn.Linear(self.context_fields.width, tasks) if self.context_fields else None
+        self.context_head = (
+            nn.Linear(self.context_fields.width, tasks) if self.context_fields else None
+        )
 
     def forward(self, batch: Batch) -> LfmOutput:
         """Score a batch and expose its representations."""

@@ -33,7 +33,9 @@ class NonLinearAdapter(nn.Module):
     matter even where the embeddings it would gate are untrained.
     """
 
-    def __init__(self, width: int, *, embedding_width: int, hidden: int, top: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, *, embedding_width: int, hidden: int, top: int, dropout: float
+    ) -> None:
         super().__init__()
         self.inner = nn.Linear(width, hidden)
         self.gate = nn.Linear(hidden, embedding_width)

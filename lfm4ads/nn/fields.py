@@ -14,7 +14,9 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 
 
-def build_tables(schema: Schema, features: Sequence[str], *, prefix: str = "") -> EmbeddingBagCollection:
+def build_tables(
+    schema: Schema, features: Sequence[str], *, prefix: str = ""
+) -> EmbeddingBagCollection:
     """Return the embedding tables of the named sparse features, without memory (meta device).
 
     Tables sum; means are taken by ``FieldEncoder``, because a sum is right under every sharding type.
@@ -45,7 +47,9 @@ class FieldEncoder(nn.Module):
     A number x becomes x * v + c with its own v and c (K,); a vector goes through its own linear map.
     """
 
-    def __init__(self, schema: Schema, features: Sequence[str], *, number_dim: int, vector_dim: int) -> None:
+    def __init__(
+        self, schema: Schema, features: Sequence[str], *, number_dim: int, vector_dim: int
+    ) -> None:
         super().__init__()
         chosen = [name for name in schema.features if name in set(features)]
         kinds = {name: schema.features[name].kind for name in chosen}
@@ -54,14 +58,20 @@ class FieldEncoder(nn.Module):
         keys = schema.select(sparse=True)
         lists = [kinds[name] != "id" for name in self.sparse]
         self._has_lists = any(lists)
-        self.register_buffer("_key", torch.tensor([keys.index(name) for name in self.sparse]), persistent=False)
-        columns = torch.repeat_interleave(torch.arange(len(dims)), torch.tensor(dims, dtype=torch.long))
+        self.register_buffer(
+            "_key", torch.tensor([keys.index(name) for name in self.sparse]), persistent=False
+        )
+        columns = torch.repeat_interleave(
+            torch.arange(len(dims)), torch.tensor(dims, dtype=torch.long)
+        )
         self.register_buffer("_column", columns, persistent=False)
 
         numbers = [name for name in chosen if kinds[name] == "number"]
         positions = [schema.select(kind="number").index(name) for name in numbers]
         self.register_buffer("_number", torch.tensor(positions, dtype=torch.long), persistent=False)
-        self.number_weight = nn.Parameter(torch.empty(len(numbers), number_dim)) if numbers else None
+        self.number_weight = (
+            nn.Parameter(torch.empty(len(numbers), number_dim)) if numbers else None
+        )
         self.number_bias = nn.Parameter(torch.empty(len(numbers), number_dim)) if numbers else None
         for parameter in (self.number_weight, self.number_bias):
             if parameter is not None:

@@ -19,11 +19,19 @@ class MixTower(nn.Module):
     """
 
     def __init__(
-        self, width: int, *, cross_layers: int, hidden: Sequence[int], domains: Sequence[str], dropout: float
+        self,
+        width: int,
+        *,
+        cross_layers: int,
+        hidden: Sequence[int],
+        domains: Sequence[str],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.cross = CrossNetwork(width, layers=cross_layers)
-        self.branches = nn.ModuleDict({name: Mlp(width, hidden, dropout=dropout) for name in domains})
+        self.branches = nn.ModuleDict(
+            {name: Mlp(width, hidden, dropout=dropout) for name in domains}
+        )
         self._domains = list(domains)
         self._hidden = list(hidden)
         self.width = self._hidden[-1]
@@ -39,7 +47,8 @@ class MixTower(nn.Module):
         x_BW = crossed[-1] if crossed else x0_BW
         rows = [torch.nonzero(domain_B == index).squeeze(1) for index in range(len(self._domains))]
         routed = [
-            self.branches[name](x_BW[index]) for name, index in zip(self._domains, rows, strict=True)
+            self.branches[name](x_BW[index])
+            for name, index in zip(self._domains, rows, strict=True)
         ]
         order = torch.argsort(torch.cat(rows))
         for position in range(len(self._hidden)):

@@ -18,7 +18,9 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: Sequence[int], *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise((width, *hidden)))
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after) for before, after in pairwise((width, *hidden))
+        )
         self._dropout = dropout
         self.width = (width, *hidden)[-1]
 

@@ -14,19 +14,32 @@ from lfm4ads.data.hashing import mix64
 _CHUNK_ROWS = 1 << 18
 
 
-def row_values(table: str, *, rows: range, columns: range, dim: int, seed: int) -> Tensor:
-    """Return uniform values (rows, columns) in [-1/sqrt(dim), 1/sqrt(dim)), a function of (seed, table, row, column)."""
+def row_values(
+    table: str, *, rows: range, columns: range, shape: tuple[int, int], seed: int
+) -> Tensor:
+    """Return uniform values (rows, columns) in +-1/sqrt(table rows), a function of (seed, table, row, column).
+
+    That range is TorchRec's own default: a key seen a few times should not carry a large random vector.
+    """
     salt = mix64(np.array([seed, zlib.crc32(table.encode())], dtype=np.int64))
-    cell = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(dim)
+    cell = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(shape[1])
     cell = cell + np.arange(columns.start, columns.stop, dtype=np.uint64)[None, :]
     bits = mix64(cell ^ salt[0] ^ (salt[1] << np.uint64(1)))
     unit = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    return torch.from_numpy((unit * 2 - 1) * np.float32(dim**-0.5))
+    return torch.from_numpy((unit * 2 - 1) * np.float32(shape[0] ** -0.5))
 
 
 @torch.no_grad()
-def fill_rows(shard: Tensor, table: str, *, first_row: int, first_column: int, dim: int, seed: int) -> None:
-    """Overwrite a shard (rows, columns) of a table of width ``dim`` in place, a chunk of rows at a time."""
+def fill_rows(
+    shard: Tensor,
+    table: str,
+    *,
+    first_row: int,
+    first_column: int,
+    shape: tuple[int, int],
+    seed: int,
+) -> None:
+    """Overwrite a shard (rows, columns) of a table of ``shape`` (rows, dim) in place, a chunk of rows at a time."""
     num_rows, num_columns = shard.shape
     for start in range(0, num_rows, _CHUNK_ROWS):
         stop = min(start + _CHUNK_ROWS, num_rows)
@@ -34,7 +47,7 @@ def fill_rows(shard: Tensor, table: str, *, first_row: int, first_column: int, d
             table,
             rows=range(first_row + start, first_row + stop),
             columns=range(first_column, first_column + num_columns),
-            dim=dim,
+            shape=shape,
             seed=seed,
         )
         shard[start:stop].copy_(values)

@@ -34,7 +34,12 @@ class PlaceConfig:
 
 
 def plan_tables(
-    collection: EmbeddingBagCollection, *, path: str, config: PlaceConfig, ranks: Ranks, sharder: ModuleSharder
+    collection: EmbeddingBagCollection,
+    *,
+    path: str,
+    config: PlaceConfig,
+    ranks: Ranks,
+    sharder: ModuleSharder,
 ) -> ShardingPlan:
     """Return the plan for the collection at ``path`` in the model.
 
@@ -57,7 +62,9 @@ def plan_tables(
         if kind == "auto":
             kind = "row_wise" if rows >= max(config.row_wise_rows, ranks.world) else "table_wise"
         lightest = min(range(ranks.world), key=load.__getitem__)
-        placed[table.name] = _place(kind, table.name, rows=rows, dim=dim, rank=lightest, world=ranks.world)
+        placed[table.name] = _place(
+            kind, table.name, rows=rows, dim=dim, rank=lightest, world=ranks.world
+        )
         if kind == "table_wise":
             load[lightest] += rows * dim
     per_parameter = construct_module_sharding_plan(
@@ -71,7 +78,9 @@ def plan_tables(
     return ShardingPlan(plan={path: per_parameter})
 
 
-def _place(kind: Placement, name: str, *, rows: int, dim: int, rank: int, world: int) -> ParameterShardingGenerator:
+def _place(
+    kind: Placement, name: str, *, rows: int, dim: int, rank: int, world: int
+) -> ParameterShardingGenerator:
     fused = EmbeddingComputeKernel.FUSED.value
     match kind:
         case "row_wise":
@@ -86,7 +95,9 @@ def _place(kind: Placement, name: str, *, rows: int, dim: int, rank: int, world:
                 # One rank holds every column either way, and TorchRec 1.8 cannot place column_wise on one rank.
                 return table_wise(rank=0, compute_kernel=fused)
             shards = max(n for n in range(1, world + 1) if dim % n == 0 and (dim // n) % 4 == 0)
-            return column_wise(ranks=[(rank + i) % world for i in range(shards)], compute_kernel=fused)
+            return column_wise(
+                ranks=[(rank + i) % world for i in range(shards)], compute_kernel=fused
+            )
         case "data_parallel":
             return data_parallel()
         case _:

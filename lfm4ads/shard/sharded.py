@@ -62,7 +62,12 @@ class Sharded:
 
 
 def shard_model(
-    model: nn.Module, *, config: ShardConfig, ranks: Ranks, seed: int, lr_scales: Mapping[str, float] | None = None
+    model: nn.Module,
+    *,
+    config: ShardConfig,
+    ranks: Ranks,
+    seed: int,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> Sharded:
     """Place the tables of ``model``, replicate the rest and attach the optimisers.
 
@@ -76,7 +81,9 @@ def shard_model(
         lr_scales: Factor on the dense learning rate of parameters whose name starts with the key.
     """
     collections = {
-        name: module for name, module in model.named_modules() if isinstance(module, EmbeddingBagCollection)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, EmbeddingBagCollection)
     }
     ((path, collection),) = collections.items()
     specs = {table.name: table for table in collection.embedding_bag_configs()}
@@ -90,10 +97,13 @@ def shard_model(
         sharders=[sharder],  # pyright: ignore[reportArgumentType]
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
-    _initialise(wrapped, dims={name: spec.embedding_dim for name, spec in specs.items()}, seed=seed)
-    sharded = Sharded(wrapped, wrapped.fused_optimizer, [], config.optim.clip_norm, ranks,
-        {name: (spec.num_embeddings, spec.embedding_dim) for name, spec in specs.items()})  # pyright: ignore[reportArgumentType]
-    sharded.dense = _dense_optimizers(sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {})
+    shapes = {name: (spec.num_embeddings, spec.embedding_dim) for name, spec in specs.items()}
+    _initialise(wrapped, shapes=shapes, seed=seed)
+    fused: CombinedOptimizer = wrapped.fused_optimizer  # pyright: ignore[reportAssignmentType]
+    sharded = Sharded(wrapped, fused, [], config.optim.clip_norm, ranks, shapes)
+    sharded.dense = _dense_optimizers(
+        sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {}
+    )
     return sharded
 
 
@@ -105,7 +115,9 @@ def table_of(parameter: str) -> str | None:
     return None
 
 
-def _initialise(model: DistributedModelParallel, *, dims: Mapping[str, int], seed: int) -> None:
+def _initialise(
+    model: DistributedModelParallel, *, shapes: Mapping[str, tuple[int, int]], seed: int
+) -> None:
     for name, value in model.state_dict().items():
         table = table_of(name)
         if table is None:
@@ -113,9 +125,16 @@ def _initialise(model: DistributedModelParallel, *, dims: Mapping[str, int], see
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 row, column = shard.metadata.shard_offsets
-                fill_rows(shard.tensor, table, first_row=row, first_column=column, dim=dims[table], seed=seed)
+                fill_rows(
+                    shard.tensor,
+                    table,
+                    first_row=row,
+                    first_column=column,
+                    shape=shapes[table],
+                    seed=seed,
+                )
         else:
-            fill_rows(value, table, first_row=0, first_column=0, dim=dims[table], seed=seed)
+            fill_rows(value, table, first_row=0, first_column=0, shape=shapes[table], seed=seed)
 
 
 def _dense_optimizers(
@@ -136,4 +155,3 @@ def _dense_optimizers(
     ]
     adam = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay)
     return [adam, *([TableOptimizer(replicated, config=config)] if replicated else [])]
-

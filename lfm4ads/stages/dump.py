@@ -98,13 +98,17 @@ def run(config: Config, ranks: Ranks) -> Path:
     layer = config.layer or upstream.config.layers[-1]
     if layer not in upstream.config.layers:
         raise UserError(
-            f"layer {layer} is not in the model; it has {', '.join(upstream.config.layers)}", everywhere=True
+            f"layer {layer} is not in the model; it has {', '.join(upstream.config.layers)}",
+            everywhere=True,
         )
     dataset = open_dataset(config.data, ranks)
     specs = _specs(dataset, upstream.config, layer=layer, half_life_days=config.half_life_days)
     wanted = _wanted_days(config, dataset, upstream)
     sharded = shard_model(
-        Lfm(dataset.schema, upstream.config), config=ShardConfig(place=config.place), ranks=ranks, seed=0
+        Lfm(dataset.schema, upstream.config),
+        config=ShardConfig(place=config.place),
+        ranks=ranks,
+        seed=0,
     )
     reader = Reader(dataset, config=config.reader, ranks=ranks, seed=0)
     current = _Run(config, ranks, upstream, specs, dataset, reader, sharded)
@@ -114,9 +118,13 @@ def run(config: Config, ranks: Ranks) -> Path:
 
 
 def _open_upstream(folder: Path) -> _Upstream:
-    checkpoints = [one for one in complete_checkpoints(folder / "checkpoints") if one.name.startswith("day=")]
+    checkpoints = [
+        one for one in complete_checkpoints(folder / "checkpoints") if one.name.startswith("day=")
+    ]
     if not checkpoints:
-        raise UserError(f"{folder} has no checkpoint of a day; run pretrain first or point pretrain at its run folder")
+        raise UserError(
+            f"{folder} has no checkpoint of a day; run pretrain first or point pretrain at its run folder"
+        )
     metas = {one: check_checkpoint(one) for one in checkpoints}
     first = metas[checkpoints[0]]
     return _Upstream(
@@ -127,7 +135,9 @@ def _open_upstream(folder: Path) -> _Upstream:
     )
 
 
-def _specs(dataset: Dataset, config: LfmConfig, *, layer: str, half_life_days: float) -> tuple[RepSpec, ...]:
+def _specs(
+    dataset: Dataset, config: LfmConfig, *, layer: str, half_life_days: float
+) -> tuple[RepSpec, ...]:
     latest = [
         RepSpec(name=name, side=side, kind="latest", dim=config.rep_dim, read="sum", layer="towers")
         for name, side in (("ur", SIDES[0]), ("ir", SIDES[1]))
@@ -169,7 +179,9 @@ def _wanted_days(config: Config, dataset: Dataset, upstream: _Upstream) -> list[
     return wanted
 
 
-def _resume(config: Config, ranks: Ranks, upstream: _Upstream, wanted: list[int]) -> Snapshot | None:
+def _resume(
+    config: Config, ranks: Ranks, upstream: _Upstream, wanted: list[int]
+) -> Snapshot | None:
     """Return the newest snapshot of an unfinished dump that this one can go on from."""
     previous: Snapshot | None = None
     with ranks.together():
@@ -208,7 +220,14 @@ def _fold_day(run: _Run, day: int, piles: dict[RepSide, SideAccumulator]) -> Non
     fresh = day if day in run.upstream.days else checkpoints[0]
     run.load(lagged)
     if lagged == fresh:
-        _forward_day(run, day, lambda batch, output: (_add_cross(run, batch, output, piles), _add_towers(batch, output, piles)))
+        _forward_day(
+            run,
+            day,
+            lambda batch, output: (
+                _add_cross(run, batch, output, piles),
+                _add_towers(batch, output, piles),
+            ),
+        )
         return
     _forward_day(run, day, lambda batch, output: _add_cross(run, batch, output, piles))
     run.load(fresh)
@@ -218,13 +237,17 @@ def _fold_day(run: _Run, day: int, piles: dict[RepSide, SideAccumulator]) -> Non
 @torch.no_grad()
 def _forward_day(run: _Run, day: int, take: Callable[[Batch, LfmOutput], object]) -> None:
     run.sharded.model.eval()
-    batches = progress(run.reader.day(day), total=run.reader.num_steps(day), words=f"dump {day}", ranks=run.ranks)
+    batches = progress(
+        run.reader.day(day), total=run.reader.num_steps(day), words=f"dump {day}", ranks=run.ranks
+    )
     for batch in agreed(batches, ranks=run.ranks):
         if batch is not None:
             take(batch, run.sharded.model(batch.to(run.ranks.device)))
 
 
-def _add_cross(run: _Run, batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]) -> None:
+def _add_cross(
+    run: _Run, batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]
+) -> None:
     """Fold CR(u, i) of each row's own domain branch into its user and its item."""
     valid, times, row_ids = batch.valid, batch.time, batch.row_id
     for side, keys in zip(SIDES, (batch.user, batch.item), strict=True):
@@ -246,7 +269,10 @@ def _add_cross(run: _Run, batch: Batch, output: LfmOutput, piles: dict[RepSide, 
 def _add_towers(batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]) -> None:
     """Keep the newest UR of each user and IR of each item."""
     valid = batch.valid
-    for side, name, keys, vectors in (("user", "ur", batch.user, output.ur), ("item", "ir", batch.item, output.ir)):
+    for side, name, keys, vectors in (
+        ("user", "ur", batch.user, output.ur),
+        ("item", "ir", batch.item, output.ir),
+    ):
         piles[side].add(  # pyright: ignore[reportArgumentType]
             name,
             keys=keys[valid].numpy(),

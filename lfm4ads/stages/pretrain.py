@@ -1,6 +1,6 @@
 """Train the upstream foundation model, day by day, leaving a checkpoint per day.
 
-    torchrun --standalone --nproc-per-node 2 -m launch.pretrain configs/pretrain/adsworld.yaml
+torchrun --standalone --nproc-per-node 2 -m launch.pretrain configs/pretrain/adsworld.yaml
 """
 
 import time
@@ -100,20 +100,30 @@ def run(config: Config, ranks: Ranks) -> Path:
     work = plan_work(config.days, dataset)
     if config.monitor and config.monitor not in dataset.schema.tasks:
         raise UserError(
-            f"monitor is {config.monitor}, but the tasks are {', '.join(dataset.schema.tasks)}", everywhere=True
+            f"monitor is {config.monitor}, but the tasks are {', '.join(dataset.schema.tasks)}",
+            everywhere=True,
         )
     version = upstream_version(config, dataset)
     resume = _open_output(config, ranks, version=version)
     torch.manual_seed(config.seed)
-    sharded = shard_model(Lfm(dataset.schema, config.model), config=config.shard, ranks=ranks, seed=config.seed)
+    sharded = shard_model(
+        Lfm(dataset.schema, config.model), config=config.shard, ranks=ranks, seed=config.seed
+    )
     state = _State(**load_sharded(resume, sharded)["state"]) if resume else _State()
-    log.info("upstream %s: %d days, %s", version, len(dataset.days), "resumed" if resume else "from scratch")
+    log.info(
+        "upstream %s: %d days, %s",
+        version,
+        len(dataset.days),
+        "resumed" if resume else "from scratch",
+    )
     readers = [
         Reader(dataset, config=config.reader, ranks=ranks, seed=config.seed, final_labels=final)
         for final in (False, True)
     ]
     metrics = MetricsLog(config.output / "metrics.jsonl", ranks=ranks, keep_steps=state.total_steps)
-    current = _Run(config, ranks, version, work, state, sharded, *readers, metrics, StopSignal(), {})
+    current = _Run(
+        config, ranks, version, work, state, sharded, *readers, metrics, StopSignal(), {}
+    )
     while state.index < len(work.items):
         _do(current, work.items[state.index])
     seconds = time.monotonic() - started
@@ -131,7 +141,9 @@ def _open_output(config: Config, ranks: Ranks, *, version: str) -> Path | None:
             prepare_output(config.output, overwrite=config.overwrite)
             found = complete_checkpoints(config.output / "checkpoints")
             if found:
-                metas = {folder: check_checkpoint(folder) for folder in found if folder.name != "best"}
+                metas = {
+                    folder: check_checkpoint(folder) for folder in found if folder.name != "best"
+                }
                 latest = max(metas, key=lambda folder: metas[folder]["state"]["total_steps"])
                 if metas[latest]["upstream"] != version:
                     raise UserError(
@@ -157,10 +169,20 @@ def _do(run: _Run, item: Item) -> None:
         if run.work.valid_days:
             load_sharded(run.checkpoints / "best", run.sharded)
         state.index += 1
-        _save(run, f"day={item.day}", day=item.day, seen_through=max(item.day, *run.work.valid_days, 0))
+        _save(
+            run,
+            f"day={item.day}",
+            day=item.day,
+            seen_through=max(item.day, *run.work.valid_days, 0),
+        )
     else:
         state.index += 1
-        _save(run, f"day={item.day}", day=item.day, seen_through=max(item.day, *run.work.valid_days, 0))
+        _save(
+            run,
+            f"day={item.day}",
+            day=item.day,
+            seen_through=max(item.day, *run.work.valid_days, 0),
+        )
     state.step = 0
 
 
@@ -176,7 +198,11 @@ def _train(run: _Run, item: Item) -> None:
     def after_step() -> None:
         state.step += 1
         state.total_steps += 1
-        if config.save_every_steps and state.total_steps % config.save_every_steps == 0 and state.step < total:
+        if (
+            config.save_every_steps
+            and state.total_steps % config.save_every_steps == 0
+            and state.step < total
+        ):
             _save(run, "last", day=item.day)
 
     done = train_pass(
@@ -197,7 +223,11 @@ def _train(run: _Run, item: Item) -> None:
     seconds = time.monotonic() - started
     rows = (state.step - first) * config.reader.batch_size
     log.info(
-        "day %d pass %d: loss %.4f a row, %.0f rows/s", item.day, item.epoch + 1, done.loss, rows / seconds
+        "day %d pass %d: loss %.4f a row, %.0f rows/s",
+        item.day,
+        item.epoch + 1,
+        done.loss,
+        rows / seconds,
     )
     run.metrics.write("loss", done.loss, step=state.total_steps, split="train", unit="nats/row")
     run.metrics.write("rate", rows / seconds, step=state.total_steps, split="train", unit="rows/s")
@@ -212,7 +242,9 @@ def _validate(run: _Run, item: Item) -> None:
     figures = scores.reduce(run.ranks)
     _write_figures(run, figures, split="valid", day=item.day)
     auc = mean_auc(figures, monitor=run.config.monitor)
-    log.info("base pass %d: validation AUC %.4f (best %.4f)", item.epoch + 1, auc, max(auc, state.best))
+    log.info(
+        "base pass %d: validation AUC %.4f (best %.4f)", item.epoch + 1, auc, max(auc, state.best)
+    )
     if auc > state.best:
         state.best, state.best_epoch = auc, item.epoch
         state.index += 1
@@ -227,16 +259,22 @@ def _score(run: _Run, day: int, *, split: str) -> None:
     figures = scores.reduce(run.ranks)
     _write_figures(run, figures, split=split, day=day)
     words = ", ".join(
-        f"{task} {one.auc:.4f}" for (task, where), one in figures.items() if where == "all" and one.auc is not None
+        f"{task} {one.auc:.4f}"
+        for (task, where), one in figures.items()
+        if where == "all" and one.auc is not None
     )
     log.info("day %d scored before training: AUC %s", day, words)
 
 
 def _score_into(run: _Run, day: int, scores: Scores) -> None:
     schema = run.scorer.dataset.schema
-    columns = torch.tensor([list(schema.tasks).index(task) for task in schema.binary_tasks], device=run.ranks.device)
+    columns = torch.tensor(
+        [list(schema.tasks).index(task) for task in schema.binary_tasks], device=run.ranks.device
+    )
     run.sharded.model.eval()
-    batches = progress(run.scorer.day(day), total=run.scorer.num_steps(day), words=f"score {day}", ranks=run.ranks)
+    batches = progress(
+        run.scorer.day(day), total=run.scorer.num_steps(day), words=f"score {day}", ranks=run.ranks
+    )
     score_pass(
         batches,
         forward=lambda batch: run.sharded.model(batch).logits[:, columns],

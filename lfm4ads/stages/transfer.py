@@ -1,6 +1,6 @@
 """Train downstream models, one per arm and seed, on the same rows with and without upstream knowledge.
 
-    torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/adsworld.yaml
+torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/adsworld.yaml
 """
 
 import shutil
@@ -147,17 +147,25 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
         "valid": dataset.between(split.train_last, split.valid_last)[1:],
         "test": dataset.between(split.valid_last, split.test_last)[1:],
     }
-    unknown = (set(config.tasks) | {config.fit.monitor or config.tasks[0]}) - set(dataset.schema.binary_tasks)
+    unknown = (set(config.tasks) | {config.fit.monitor or config.tasks[0]}) - set(
+        dataset.schema.binary_tasks
+    )
     if unknown:
         raise UserError(
             f"{config.data} has no task {sorted(unknown)[0]}; it has {', '.join(dataset.schema.binary_tasks)}",
             everywhere=True,
         )
-    chosen = select_domains(dataset, [config.domain], days=[day for some in days.values() for day in some], ranks=ranks)
+    chosen = select_domains(
+        dataset, [config.domain], days=[day for some in days.values() for day in some], ranks=ranks
+    )
     for name, some in days.items():
         if not sum(chosen.rows(day) for day in some):
-            raise UserError(f"{config.data} has no {config.domain} rows in the {name} days", everywhere=True)
-    columns = torch.tensor([list(dataset.schema.tasks).index(task) for task in config.tasks], device=ranks.device)
+            raise UserError(
+                f"{config.data} has no {config.domain} rows in the {name} days", everywhere=True
+            )
+    columns = torch.tensor(
+        [list(dataset.schema.tasks).index(task) for task in config.tasks], device=ranks.device
+    )
     setting: _Setting | None = None
     with ranks.together():
         version = resolve_version(config.reps, config.upstream)
@@ -180,7 +188,9 @@ def _upstream(folder: Path, *, version: str, as_of: int) -> tuple[Path, LfmConfi
             )
         if checkpoint.name == f"day={as_of}":
             return checkpoint, parse_config(LfmConfig, meta["model"])
-    raise UserError(f"{folder} has no checkpoint of day {as_of}, which the snapshots come from; rerun pretrain")
+    raise UserError(
+        f"{folder} has no checkpoint of day {as_of}, which the snapshots come from; rerun pretrain"
+    )
 
 
 def _folder(config: Config, *, arm: Arm, seed: int) -> Path:
@@ -206,7 +216,10 @@ def _open_output(setting: _Setting, *, arm: Arm, seed: int) -> bool:
             else:
                 prepare_output(folder, overwrite=setting.config.overwrite)
                 shutil.rmtree(folder / "predictions", ignore_errors=True)
-                write_text(folder / "config.yaml", config_yaml(replace(setting.config, arms=(arm,), seeds=(seed,))))
+                write_text(
+                    folder / "config.yaml",
+                    config_yaml(replace(setting.config, arms=(arm,), seeds=(seed,))),
+                )
     return ranks.broadcast(state) != "finished"
 
 
@@ -251,15 +264,24 @@ def _copy_module(setting: _Setting, model: Downstream) -> None:
     with torch.no_grad():
         for name, source in names.items():
             value = targets[source]
-            own[name].copy_(value.index_select(task_axis[name], columns) if name in task_axis else value)
+            own[name].copy_(
+                value.index_select(task_axis[name], columns) if name in task_axis else value
+            )
     copied = sum(own[name].numel() for name in names)
-    log.info("module: %d tensors (%d numbers) copied from %s", len(names), copied, setting.checkpoint)
+    log.info(
+        "module: %d tensors (%d numbers) copied from %s", len(names), copied, setting.checkpoint
+    )
 
 
 def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
-    wanted = {"vanilla": (), "sum": ("user.ur",), "adapter": setting.names, "module": ("user.ur", "item.ir")}
+    wanted = {
+        "vanilla": (),
+        "sum": ("user.ur",),
+        "adapter": setting.names,
+        "module": ("user.ur", "item.ir"),
+    }
     reps = Reps(config.reps, setting.version, wanted[arm])
     dims: dict[str, int] = {}
     with ranks.together():
@@ -281,7 +303,9 @@ def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
         )
         for shuffle in (True, False)
     )
-    best_epoch, rows, seconds = _fit(setting, sharded, trainer, scorer, metrics=metrics, words=f"{arm} seed {seed}")
+    best_epoch, rows, seconds = _fit(
+        setting, sharded, trainer, scorer, metrics=metrics, words=f"{arm} seed {seed}"
+    )
     figures: dict[str, Figures] = {}
     for split in ("valid", "test"):
         path = folder / "predictions" / f"split={split}" / f"part-{ranks.rank:05d}.parquet"
@@ -346,7 +370,10 @@ def _fit(
         started = time.monotonic()
         for day in setting.days["train"]:
             batches = progress(
-                trainer.day(day, epoch=epoch), total=trainer.num_steps(day), words=f"{words} {day}", ranks=ranks
+                trainer.day(day, epoch=epoch),
+                total=trainer.num_steps(day),
+                words=f"{words} {day}",
+                ranks=ranks,
             )
             done = train_pass(
                 sharded,

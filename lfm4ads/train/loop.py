@@ -28,7 +28,9 @@ class Pass:
     """A signal ended it early, after a whole step on every rank."""
 
 
-def agreed(batches: Iterable[Batch], *, ranks: Ranks, stop: StopSignal | None = None) -> Iterator[Batch | None]:
+def agreed(
+    batches: Iterable[Batch], *, ranks: Ranks, stop: StopSignal | None = None
+) -> Iterator[Batch | None]:
     """Yield batches, or None and end when any rank was told to stop; a reader's error raises on every rank.
 
     One small all-reduce a step: without it a rank that fails leaves the others waiting in a collective.

@@ -103,7 +103,9 @@ class ScoreFile:
         fields += [(f"logit_{task}", pa.float32()) for task in tasks]
         self._schema = pa.schema(fields)
         temporary = stack.enter_context(whole_file(path))
-        self._writer = stack.enter_context(pq.ParquetWriter(temporary, self._schema, compression="zstd"))
+        self._writer = stack.enter_context(
+            pq.ParquetWriter(temporary, self._schema, compression="zstd")
+        )
 
     def update(self, logits: np.ndarray, batch: Batch) -> None:
         """Add the valid rows of a batch with logits (B, T)."""
@@ -113,10 +115,14 @@ class ScoreFile:
         columns += [batch.scenario.numpy()[valid], np.full(num_rows, batch.day)]
         for column in self._columns:
             absent = batch.masks[:, column].numpy()[valid] == 0
-            columns.append(pa.array(batch.labels[:, column].numpy()[valid].astype(np.int8), mask=absent))
+            columns.append(
+                pa.array(batch.labels[:, column].numpy()[valid].astype(np.int8), mask=absent)
+            )
         columns += [logits[valid, position] for position in range(len(self._tasks))]
         self._writer.write_batch(
-            pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=self._schema)
+            pa.RecordBatch.from_arrays(
+                [pa.array(column) for column in columns], schema=self._schema
+            )
         )
 
 
@@ -140,7 +146,9 @@ def score_pass(
             break
         logits = forward(batch.to(ranks.device)).float().cpu().numpy()
         if not np.isfinite(logits).all():
-            error = UserError(f"a score of day {batch.day} is not finite; train again with a lower learning rate")
+            error = UserError(
+                f"a score of day {batch.day} is not finite; train again with a lower learning rate"
+            )
             continue
         rows += int(batch.valid.sum())
         for sink in sinks:
