@@ -5,7 +5,5 @@ import pytest
 
 @pytest.fixture
 def small_files(monkeypatch):
-    """Row groups and batches of a few rows, so that merges cross many of their borders."""
+    """Row groups of a few rows, so that merges cross many of their borders."""
     monkeypatch.setattr("lfm4ads.data.part.ROW_GROUP_ROWS", 7)
-    monkeypatch.setattr("lfm4ads.data.part.BATCH_ROWS", 12)
-    monkeypatch.setattr("lfm4ads.data.part.MIN_BATCH_ROWS", 1)
