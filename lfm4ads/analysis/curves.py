@@ -42,11 +42,15 @@ class Curve:
         return f"{self.name} ({self.split})" if self.split else self.name
 
     @property
+    def is_detail(self) -> bool:
+        """Whether it is a figure of one scenario, as in ``auc/click/3``."""
+        return self.name.rsplit("/", 1)[-1].isdigit()
+
+    @property
     def rank(self) -> tuple[int, str, str, bool]:
         """Where the figure stands on the page: loss and AUC first."""
         first = next((place for place, word in enumerate(_FIRST) if word in self.name), len(_FIRST))
-        is_detail = self.name.rsplit("/", 1)[-1].isdigit()  # a figure of one scenario
-        return first + is_detail * len(_FIRST), self.name, self.split, bool(self.days)
+        return first, self.name, self.split, bool(self.days)
 
 
 def load_curves(path: Path, *, run: str, arm: str) -> list[Curve]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lfm4ads.analysis.curves import Curve
 from lfm4ads.analysis.reliability import Reliability
@@ -186,10 +186,12 @@ def draw_curves(curves: Sequence[Curve], *, section: str, styles: Mapping[str, S
             axes.set_xticks(
                 list(shown), [f"{days[place][4:6]}-{days[place][6:]}" for place in shown]
             )
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.set_xlabel("day (month-day)" if days else "step")
         axes.set_title(first.title + (f", {first.unit}" if first.unit else ""))
         if len(named) > 1:
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=4)
         svg = to_svg(figure, name=name)
     facts = "; ".join(f"{curve.run} from {curve.y[0]:.4g} to {curve.y[-1]:.4g}" for curve in curves)
     return Picture(name=name, section=section, caption="", alt=f"{first.title}: {facts}.", svg=svg)

@@ -1,6 +1,7 @@
 """Which pictures a report has, in the order of its sections."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -9,10 +10,20 @@ from lfm4ads.analysis.curves import Curve
 from lfm4ads.analysis.figures import draw_auc, draw_curves, draw_lifts, draw_reliability
 from lfm4ads.analysis.reliability import Reliability, reliability
 from lfm4ads.analysis.svg import Picture, Style, arm_styles
+from lfm4ads.analysis.words import count
 from lfm4ads.data.scored import Scored
 
 MAX_CURVE_PICTURES = 8
 """Of one section; more would hide the ones that matter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Pictures of one section of curves."""
+
+    pictures: list[Picture]
+    note: str
+    """A sentence about figures that were left out, or empty."""
 
 
 def draw_results(report: Mapping[str, Any], *, rows: Scored) -> list[Picture]:
@@ -26,7 +37,7 @@ def draw_results(report: Mapping[str, Any], *, rows: Scored) -> list[Picture]:
     lifts = [
         draw_lifts(report["lifts"], task=task, styles=styles)
         for task in rows.tasks
-        if report["lifts"]
+        if any(lift["task"] == task for lift in report["lifts"])
     ]
     aucs = [draw_auc(report["arms"], task=task, styles=styles) for task in rows.tasks]
     bins = [
@@ -63,18 +74,16 @@ def draw_training(
     *,
     section: Literal["training", "pretrain"],
     styles: Mapping[str, Style],
-) -> tuple[list[Picture], list[str]]:
-    """Draw logged figures, all runs together.
-
-    Returns:
-        The pictures, and a sentence about the figures left out, if any.
-    """
+) -> Training:
+    """Draw logged figures, all runs together; those of one scenario are left out."""
     groups: dict[tuple[str, str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.name, curve.split, bool(curve.days)), []).append(curve)
     ranked = sorted(groups.values(), key=lambda group: group[0].rank)
-    pictures = [
-        draw_curves(group, section=section, styles=styles) for group in ranked[:MAX_CURVE_PICTURES]
-    ]
-    left = [group[0].title for group in ranked[MAX_CURVE_PICTURES:]]
-    return pictures, [f"Logged in metrics.jsonl but not drawn: {', '.join(left)}."] if left else []
+    shown = [group for group in ranked if not group[0].is_detail][:MAX_CURVE_PICTURES]
+    left = len(ranked) - len(shown)
+    note = f"metrics.jsonl holds {count(left, noun='more figure')}, not drawn here."
+    return Training(
+        pictures=[draw_curves(group, section=section, styles=styles) for group in shown],
+        note=note if left else "",
+    )

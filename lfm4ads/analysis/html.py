@@ -1,7 +1,7 @@
 """The report as one HTML page that opens offline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -38,7 +38,8 @@ class Extras:
     sources: Sequence[Source]
     command: str
     """The words that make this report again."""
-    curve_notes: Sequence[str] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """A sentence below the pictures of a section."""
     has_pretrain: bool = False
 
 
@@ -50,7 +51,7 @@ def render(report: Mapping[str, Any], *, extras: Extras) -> str:
         pictures=extras.pictures,
         sources=extras.sources,
         command=extras.command,
-        curve_notes=extras.curve_notes,
+        notes=extras.notes,
         pretrain=extras.has_pretrain,
         headlines=_headlines(report),
         lift_rows=_lift_rows(report),

@@ -17,7 +17,7 @@ def plain(name: str) -> str:
 
 def number(value: float | None, *, digits: int = 4) -> str:
     """Return a figure, or an en dash where it is undefined."""
-    return DASH if value is None else f"{value:.{digits}f}"
+    return DASH if value is None else f"{value:,.{digits}f}"
 
 
 def signed(value: float | None, *, digits: int = 4) -> str:

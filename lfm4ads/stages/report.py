@@ -148,13 +148,13 @@ def _versions(runs: Sequence[Run]) -> dict[str, str]:
 
 def _extras(config: Config, *, runs: Sequence[Run], report: Json, rows: Scored) -> Extras:
     styles = report_styles(report)
-    training, notes = draw_training(_curves(runs), section="training", styles=styles)
-    pretrain, more_notes = draw_training(_pretrain_curves(config), section="pretrain", styles={})
+    training = draw_training(_curves(runs), section="training", styles=styles)
+    pretrain = draw_training(_pretrain_curves(config), section="pretrain", styles={})
     return Extras(
-        pictures=[*draw_results(report, rows=rows), *training, *pretrain],
+        pictures=[*draw_results(report, rows=rows), *training.pictures, *pretrain.pictures],
         sources=[_source(run) for run in runs],
         command=f"python -m launch.report {_quoted(config.output / 'config.yaml')} overwrite=true",
-        curve_notes=[*notes, *more_notes],
+        notes={"training": training.note, "pretrain": pretrain.note},
         has_pretrain=config.pretrain is not None,
     )
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from lfm4ads.analysis.curves import MAX_POINTS, load_curves
+from lfm4ads.analysis.gallery import draw_training
 from lfm4ads.core.errors import UserError
 
 
@@ -72,10 +73,15 @@ def test_a_day_field_is_the_axis_and_a_repeated_day_is_not(tmp_path):
     assert (curve.days, curve.x) == ((), (1.0, 2.0))
 
 
-def test_pooled_figures_come_before_those_of_one_scenario(tmp_path):
+def test_loss_and_auc_come_first_and_scenarios_are_details(tmp_path):
     names = ["auc/click/3", "rate", "auc/click/all", "loss"]
     found = curves_of(tmp_path, [line(name, 1.0, step=step) for name in names for step in (1, 2)])
-    assert [curve.name for curve in found] == ["loss", "auc/click/all", "rate", "auc/click/3"]
+    assert [curve.name for curve in found] == ["loss", "auc/click/3", "auc/click/all", "rate"]
+    assert [curve.is_detail for curve in found] == [False, True, False, False]
+    drawn = draw_training(found, section="training", styles={})
+    names = [picture.name for picture in drawn.pictures]
+    assert names == ["training-loss-train", "training-auc-click-all-train", "training-rate-train"]
+    assert drawn.note == "metrics.jsonl holds 1 more figure, not drawn here."
 
 
 def test_long_curves_are_averaged_down(tmp_path):

@@ -46,7 +46,7 @@ def page(report, **extras):
 
 
 def test_names_and_configs_are_escaped(report):
-    html = page(report, curve_notes=["<i>"])
+    html = page(report, notes={"training": "<i>"})
     assert "<title>A &amp; B &lt;script&gt;</title>" in html
     assert "&lt;sum&gt; lifts click AUC by +0.1000" in html
     assert all(raw not in html for raw in ("<sum>", "a: <b>", "python <x>", "<i>"))

@@ -3,6 +3,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -262,6 +263,21 @@ def test_one_arm_alone_still_reports(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[2].split()[:3] == ["vanilla", "click", "mean"]
     assert printed[-1] == str(tmp_path / "out" / "report.html")
+
+
+def test_a_task_without_labels_or_truth_is_shown_as_undefined(tmp_path):
+    planted = plant(tmp_path, num_rows=150, seeds=(0,), arms={"vanilla": 0.4})
+    for path in planted.runs.glob("**/part-*.parquet"):
+        table = pq.ParquetFile(path).read()
+        place = table.column_names.index("label_conversion")
+        none = pa.nulls(table.num_rows, pa.int8())
+        pq.write_table(table.set_column(place, "label_conversion", none), path)
+    run(Config(runs=(planted.runs,), output=tmp_path / "out", oracle=planted.oracle), ALONE)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    row = pick(report["arms"], arm="vanilla", task="conversion", split="test", scenario="all")
+    assert (row["auc"], row["rows"]) == (None, 0)
+    assert {lift["task"] for lift in report["lifts"]} == {"click"}
+    assert "no labelled rows here" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["demo", "debug"])
