@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from data.kuairand.beijing import REFERENCE_DATE
 from data.kuairand.entities import Entities, load_items, load_users
@@ -57,17 +58,21 @@ def run(config: Config) -> Path:
             length=config.sequence_length,
             prior_exposures=config.prior_exposures,
         )
+        # disable=None: quiet when not a terminal
+        bar = tqdm(total=len(log), desc="prepare", unit="row", unit_scale=True, disable=None)
         for day, rows in log.days():
             part = log.select(rows)
             for block in day_blocks(
                 part, first_row_id=rows.start, users=users, items=items, past=past
             ):
                 writer.write_day(day, block)
+                bar.update(block.num_rows)
                 if day < REFERENCE_DATE:
                     history.add(block)
                 elif day == REFERENCE_DATE:
                     reference.add(block)
             _add_to_past(past, part, users=users, items=items)
+        bar.close()
         schema = build_schema(
             users, items=items, history=history, reference=reference, length=config.sequence_length
         )
