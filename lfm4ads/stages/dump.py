@@ -1,9 +1,10 @@
 """Dump UR, IR and the folded cross representations, as of each day.
 
-    torchrun --standalone --nproc-per-node 2 -m launch.dump configs/dump/adsworld.yaml
+torchrun --standalone --nproc-per-node 2 -m launch.dump configs/dump/adsworld.yaml
 
-A day's events are folded into CR with the checkpoint of the day before, which has not seen their labels; UR and IR come
-from the checkpoint of the day itself. The days of the base, which no earlier checkpoint exists for, use the base's own.
+A day's events are folded into CR with the checkpoint of the day before, which has not seen their
+labels; UR and IR come from the checkpoint of the day itself. The days of the base, for which there
+is no earlier checkpoint, use the base's own.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfm4ads.core.checkpoint import check_checkpoint, complete_checkpoints
-from lfm4ads.core.config import parse_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import log
 from lfm4ads.core.ranks import Ranks
@@ -31,6 +30,7 @@ from lfm4ads.model.lfm import Lfm, LfmConfig, LfmOutput
 from lfm4ads.shard.place import PlaceConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.shard.state import load_weights
+from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.loop import agreed, progress
 
 DAY_MS = 86_400_000
@@ -51,7 +51,7 @@ class Config:
     last_as_of: int = 0
     """Last day that gets one; 0: the day of the newest checkpoint."""
     layer: str = ""
-    """Layer of the mix tower whose output is folded into CR; empty: the penultimate one, the last MLP layer."""
+    """Layer of the mix tower that is folded into CR; empty: the penultimate, the last MLP layer."""
     half_life_days: float = 7.0
     overwrite: bool = False
     reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(shuffle=False))
@@ -62,22 +62,11 @@ class Config:
             raise ValueError(f"half_life_days must be positive, got {self.half_life_days}")
 
 
-@dataclass(frozen=True)
-class _Upstream:
-    """The checkpoints of a run."""
-
-    version: str
-    config: LfmConfig
-    days: dict[int, Path]
-    seen_through: int
-    """Last day whose labels the first checkpoint has seen, early stopping included."""
-
-
 @dataclass
 class _Run:
     config: Config
     ranks: Ranks
-    upstream: _Upstream
+    upstream: Lineage
     specs: tuple[RepSpec, ...]
     dataset: Dataset
     reader: Reader
@@ -92,9 +81,9 @@ class _Run:
 
 
 def run(config: Config, ranks: Ranks) -> Path:
-    """Write a snapshot per day; return the folder of this upstream version. A killed run is completed by a rerun."""
+    """Write a snapshot per day; return the version's folder. A rerun completes a killed run."""
     with ranks.together():
-        upstream = _open_upstream(config.pretrain)
+        upstream = open_lineage(config.pretrain)
     layer = config.layer or upstream.config.layers[-1]
     if layer not in upstream.config.layers:
         raise UserError(
@@ -117,30 +106,13 @@ def run(config: Config, ranks: Ranks) -> Path:
     return config.output / f"upstream={upstream.version}"
 
 
-def _open_upstream(folder: Path) -> _Upstream:
-    checkpoints = [
-        one for one in complete_checkpoints(folder / "checkpoints") if one.name.startswith("day=")
-    ]
-    if not checkpoints:
-        raise UserError(
-            f"{folder} has no checkpoint of a day; run pretrain first or point pretrain at its run folder"
-        )
-    metas = {one: check_checkpoint(one) for one in checkpoints}
-    first = metas[checkpoints[0]]
-    return _Upstream(
-        version=first["upstream"],
-        config=parse_config(LfmConfig, first["model"]),
-        days={meta["day"]: one for one, meta in metas.items()},
-        seen_through=first["seen_through"],
-    )
-
-
 def _specs(
     dataset: Dataset, config: LfmConfig, *, layer: str, half_life_days: float
 ) -> tuple[RepSpec, ...]:
+    towers: tuple[tuple[str, RepSide], ...] = (("ur", "user"), ("ir", "item"))
     latest = [
         RepSpec(name=name, side=side, kind="latest", dim=config.rep_dim, read="sum", layer="towers")
-        for name, side in (("ur", SIDES[0]), ("ir", SIDES[1]))
+        for name, side in towers
     ]
     decayed = [
         RepSpec(
@@ -159,29 +131,27 @@ def _specs(
     return (*latest, *decayed)
 
 
-def _wanted_days(config: Config, dataset: Dataset, upstream: _Upstream) -> list[int]:
+def _wanted_days(config: Config, dataset: Dataset, upstream: Lineage) -> list[int]:
     first = config.first_as_of or upstream.seen_through
     last = config.last_as_of or max(upstream.days)
     if first < upstream.seen_through:
         raise UserError(
-            f"first_as_of is {first}, but the first checkpoint has seen labels through {upstream.seen_through}:"
-            " a leak; use that day or a later one",
+            f"first_as_of is {first}, but the first checkpoint has seen labels through"
+            f" {upstream.seen_through}: a leak; use that day or a later one",
             everywhere=True,
         )
     wanted = dataset.between(first, last)
     missing = [day for day in wanted if day not in upstream.days]
     if missing:
         raise UserError(
-            f"{config.pretrain} has no checkpoint of day {missing[0]}; it has {min(upstream.days)} to"
-            f" {max(upstream.days)}",
+            f"{config.pretrain} has no checkpoint of day {missing[0]}; it has"
+            f" {min(upstream.days)} to {max(upstream.days)}",
             everywhere=True,
         )
     return wanted
 
 
-def _resume(
-    config: Config, ranks: Ranks, upstream: _Upstream, wanted: list[int]
-) -> Snapshot | None:
+def _resume(config: Config, ranks: Ranks, upstream: Lineage, wanted: list[int]) -> Snapshot | None:
     """Return the newest snapshot of an unfinished dump that this one can go on from."""
     previous: Snapshot | None = None
     with ranks.together():
@@ -189,8 +159,8 @@ def _resume(
         done = [day for day in done if day in wanted]
         if wanted[-1] in done:
             raise UserError(
-                f"{config.output} already holds snapshots of upstream {upstream.version} through {wanted[-1]};"
-                " choose another output or pass overwrite=true"
+                f"{config.output} already holds snapshots of upstream {upstream.version} through"
+                f" {wanted[-1]}; choose another output or pass overwrite=true"
             )
         if done:
             previous = open_snapshot(config.output, version=upstream.version, as_of=done[-1])
@@ -248,7 +218,7 @@ def _forward_day(run: _Run, day: int, take: Callable[[Batch, LfmOutput], object]
 def _add_cross(
     run: _Run, batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]
 ) -> None:
-    """Fold CR(u, i) of each row's own domain branch into its user and its item."""
+    """Fold CR(u, i) of each row's own domain branch into its user and item."""
     valid, times, row_ids = batch.valid, batch.time, batch.row_id
     for side, keys in zip(SIDES, (batch.user, batch.item), strict=True):
         piles[side].count(keys[valid].numpy(), times=times[valid].numpy())
@@ -299,7 +269,9 @@ def _write_day(
     partial: dict[RepSide, SideStates] = {}
     with run.ranks.together():
         partial = {side: pile.finish() for side, pile in piles.items()}
-    states = {side: route_side(run.ranks, partial[side], header.specs(side)) for side in SIDES}
+    states: dict[RepSide, SideStates] = {
+        side: route_side(run.ranks, partial[side], header.specs(side)) for side in SIDES
+    }
     snapshot = write_snapshot(
         run.ranks,
         run.config.output,

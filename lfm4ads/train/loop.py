@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.batch import Batch
 from lfm4ads.shard.sharded import Sharded
 
@@ -24,6 +25,8 @@ class Pass:
     loss: float
     """Mean loss per row over all ranks."""
     steps: int
+    rows: int
+    """Rows over all ranks."""
     stopped: bool
     """A signal ended it early, after a whole step on every rank."""
 
@@ -96,7 +99,7 @@ def train_pass(
             break
         rows += int(host_batch.valid.sum())
         batch = host_batch.to(ranks.device)
-        torch.manual_seed(hash((seed, steps, ranks.rank)))
+        seed_torch(seed, steps, ranks.rank)
         value = loss(batch)
         sharded.step(value * (ranks.world / batch_size))
         total += value.detach()
@@ -107,7 +110,7 @@ def train_pass(
             after_step()
     _refuse_not_finite(total, steps=steps, ranks=ranks)
     loss_sum, num_rows = ranks.sum(np.array([total.item(), rows]))
-    return Pass(loss=loss_sum / max(num_rows, 1), steps=steps, stopped=stopped)
+    return Pass(loss=loss_sum / max(num_rows, 1), steps=steps, rows=int(num_rows), stopped=stopped)
 
 
 def _refuse_not_finite(total: Tensor, *, steps: int, ranks: Ranks) -> None:

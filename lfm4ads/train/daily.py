@@ -1,0 +1,193 @@
+"""Work through an upstream run's items: train, validate, settle, score, keep a checkpoint."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.log import MetricsLog, log
+from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.reader import Reader
+from lfm4ads.shard.sharded import Sharded
+from lfm4ads.shard.state import load_sharded, save_sharded
+from lfm4ads.train.loop import progress, train_pass
+from lfm4ads.train.losses import masked_bce
+from lfm4ads.train.scores import Figures, Scores, figure_rows, mean_auc, score_pass
+from lfm4ads.train.upstream import Item, Work
+
+
+@dataclass
+class Position:
+    """Where a run is; with weights and optimiser state, all that a restart needs."""
+
+    index: int = 0
+    """Work item."""
+    step: int = 0
+    """Steps done inside the item."""
+    total_steps: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    """Figures so far, as rows of report.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daily:
+    """One upstream run under way."""
+
+    sharded: Sharded
+    work: Work
+    position: Position
+    trainer: Reader
+    """Gives labels as known at the end of the row's day."""
+    scorer: Reader
+    """Gives final labels."""
+    batch_size: int
+    seed: int
+    monitor: str
+    checkpoints: Path
+    meta: dict[str, Any]
+    """What every checkpoint says of the run."""
+    metrics: MetricsLog
+    save_every_steps: int
+    stop: StopSignal
+
+    @property
+    def ranks(self) -> Ranks:
+        """The job."""
+        return self.sharded.ranks
+
+    def run(self) -> None:
+        """Do every item from the position on."""
+        while self.position.index < len(self.work.items):
+            self._do(self.work.items[self.position.index])
+
+    def _do(self, item: Item) -> None:
+        match item.kind:
+            case "train":
+                self._train(item)
+            case "validate":
+                self._validate(item)
+            case "score":
+                self._score_before_training(item.day)
+            case "settle":
+                if self.work.valid_days:
+                    self._back_to_best()
+                self._keep(item.day)
+            case "keep":
+                self._keep(item.day)
+
+    def _next(self, index: int | None = None) -> None:
+        self.position.index = self.position.index + 1 if index is None else index
+        self.position.step = 0
+
+    def _train(self, item: Item) -> None:
+        position = self.position
+        total, first = self.trainer.num_steps(item.day), position.step
+        batches = self.trainer.day(item.day, epoch=item.epoch, start_step=first)
+        started = time.monotonic()
+
+        def loss(batch: Batch) -> Tensor:
+            return masked_bce(self.sharded.model(batch).logits, batch)
+
+        def after_step() -> None:
+            position.step += 1
+            position.total_steps += 1
+            due = self.save_every_steps and position.total_steps % self.save_every_steps == 0
+            if due and position.step < total:
+                self._save("last", day=item.day)
+
+        done = train_pass(
+            self.sharded,
+            progress(batches, total=total - first, words=f"train {item.day}", ranks=self.ranks),
+            loss=loss,
+            batch_size=self.batch_size,
+            stop=self.stop,
+            after_step=after_step,
+            seed=hash((self.seed, position.index, first)),
+        )
+        if done.stopped:
+            self._save("last", day=item.day)
+            raise UserError(
+                f"stopped by a signal at step {position.total_steps}, which is saved; run the same"
+                " command to go on",
+                everywhere=True,
+            )
+        rate = done.rows / (time.monotonic() - started)
+        words = "day %d pass %d: loss %.4f a row, %.0f rows/s"
+        log.info(words, item.day, item.epoch + 1, done.loss, rate)
+        step = position.total_steps
+        self.metrics.write("loss", done.loss, step=step, split="train", unit="nats/row")
+        self.metrics.write("rate", rate, step=step, split="train", unit="rows/s")
+        self._next()
+
+    def _validate(self, item: Item) -> None:
+        position = self.position
+        figures = self._score(self.work.valid_days)
+        self._note(figures, split="valid", day=item.day)
+        auc = mean_auc(figures, monitor=self.monitor)
+        best = max(auc, position.best)
+        log.info("base pass %d: validation AUC %.4f (best %.4f)", item.epoch + 1, auc, best)
+        if auc > position.best:
+            position.best, position.best_epoch = auc, item.epoch
+            self._next()
+            self._save("best", day=item.day)
+        else:
+            self._next(self.work.settle_at())
+
+    def _back_to_best(self) -> None:
+        load_sharded(self.checkpoints / "best", self.sharded)
+
+    def _keep(self, day: int) -> None:
+        self._next()
+        self._save(f"day={day}", day=day)
+
+    def _score_before_training(self, day: int) -> None:
+        figures = self._score((day,))
+        self._note(figures, split="prequential", day=day)
+        words = ", ".join(
+            f"{task} {one.auc:.4f}"
+            for (task, where), one in figures.items()
+            if where == "all" and one.auc is not None
+        )
+        log.info("day %d scored before training: AUC %s", day, words)
+        self._next()
+
+    def _score(self, days: tuple[int, ...]) -> Figures:
+        schema = self.scorer.dataset.schema
+        scores = Scores(schema, schema.binary_tasks)
+        positions = [list(schema.tasks).index(task) for task in schema.binary_tasks]
+        columns = torch.tensor(positions, device=self.ranks.device)
+        self.sharded.model.eval()
+        for day in days:
+            batches = progress(
+                self.scorer.day(day),
+                total=self.scorer.num_steps(day),
+                words=f"score {day}",
+                ranks=self.ranks,
+            )
+            score_pass(
+                batches,
+                forward=lambda batch: self.sharded.model(batch).logits[:, columns],
+                sinks=[scores.update],
+                ranks=self.ranks,
+            )
+        return scores.reduce(self.ranks)
+
+    def _note(self, figures: Figures, *, split: str, day: int) -> None:
+        rows = figure_rows(figures, split=split)
+        self.position.figures += [{"day": day, **row} for row in rows]
+        for (task, scenario), one in figures.items():
+            name = f"auc/{task}/{scenario}"
+            step = self.position.total_steps
+            self.metrics.write(name, one.auc, step=step, split=f"{split}:{day}")
+
+    def _save(self, name: str, *, day: int) -> None:
+        seen = max(day, *self.work.valid_days, 0) if name.startswith("day=") else 0
+        meta = {**self.meta, "day": day, "seen_through": seen, "position": asdict(self.position)}
+        save_sharded(self.checkpoints / name, self.sharded, meta=meta)

@@ -1,0 +1,131 @@
+"""Train on some days until validation stops improving, and score days."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.log import MetricsLog
+from lfm4ads.core.ranks import StopSignal
+from lfm4ads.data.attach import RepsReader
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.schema import Schema
+from lfm4ads.shard.sharded import Sharded
+from lfm4ads.shard.state import copy_weights, put_weights
+from lfm4ads.train.loop import progress, train_pass
+from lfm4ads.train.scores import Figures, ScoreFile, Scores, score_pass, weighted_scenario_auc
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long a downstream model trains."""
+
+    max_epochs: int = 10
+    patience: int = 1
+    """Epochs without a better validation AUC before it stops; the best epoch's weights are kept."""
+    monitor: str = ""
+    """Task whose AUC, averaged over scenarios by positives, decides; empty: the first of tasks."""
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.patience < 1:
+            raise ValueError("fit.max_epochs and fit.patience must be at least 1")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a fit went."""
+
+    best_epoch: int
+    rows: int
+    """Rows trained on, over all ranks and epochs."""
+    seconds: float
+    """Time spent training, scoring left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitter:
+    """A model with the readers it trains and is scored on."""
+
+    sharded: Sharded
+    schema: Schema
+    tasks: Sequence[str]
+    """Tasks in the order of the model's logits."""
+    trainer: RepsReader
+    scorer: RepsReader
+    loss: Callable[[Batch], Tensor]
+    batch_size: int
+    words: str
+    """What progress bars call it."""
+
+    def fit(
+        self,
+        config: FitConfig,
+        *,
+        train: Sequence[int],
+        valid: Sequence[int],
+        metrics: MetricsLog,
+        stop: StopSignal,
+    ) -> Fitted:
+        """Train on the ``train`` days until the ``valid`` days stop improving; keep the best."""
+        monitor = config.monitor or self.tasks[0]
+        best, best_epoch, weights = -1.0, -1, copy_weights(self.sharded)
+        rows, seconds = 0, 0.0
+        for epoch in range(config.max_epochs):
+            started = time.monotonic()
+            for day in train:
+                rows += self._train_day(day, epoch=epoch, metrics=metrics, stop=stop)
+            seconds += time.monotonic() - started
+            auc = weighted_scenario_auc(self.score(valid), task=monitor)
+            metrics.write(f"monitor/{monitor}", auc, step=epoch, split="valid")
+            if auc > best:
+                best, best_epoch, weights = auc, epoch, copy_weights(self.sharded)
+            elif epoch - best_epoch >= config.patience:
+                break
+        put_weights(self.sharded, weights)
+        return Fitted(best_epoch, rows, seconds)
+
+    def score(self, days: Sequence[int], *, path: Path | None = None) -> Figures:
+        """Return the figures of some days over all ranks; write this rank's scores to ``path``."""
+        scores = Scores(self.schema, list(self.tasks))
+        self.sharded.model.eval()
+        with ExitStack() as stack:
+            sinks = [scores.update]
+            if path is not None:
+                file = ScoreFile(path, self.schema, list(self.tasks), stack=stack)
+                sinks.append(file.update)
+            for day in days:
+                score_pass(
+                    self.scorer.day(day),
+                    forward=self.sharded.model,
+                    sinks=sinks,
+                    ranks=self.sharded.ranks,
+                )
+        return scores.reduce(self.sharded.ranks)
+
+    def _train_day(self, day: int, *, epoch: int, metrics: MetricsLog, stop: StopSignal) -> int:
+        batches = progress(
+            self.trainer.day(day, epoch=epoch),
+            total=self.trainer.num_steps(day),
+            words=f"{self.words} {day}",
+            ranks=self.sharded.ranks,
+        )
+        done = train_pass(
+            self.sharded,
+            batches,
+            loss=self.loss,
+            batch_size=self.batch_size,
+            stop=stop,
+            seed=hash((epoch, day)),
+        )
+        if done.stopped:
+            raise UserError(
+                "stopped by a signal; run the same command to go on with the arms that are not"
+                " finished",
+                everywhere=True,
+            )
+        metrics.write(f"loss/{day}", done.loss, step=epoch, split="train", unit="nats/row")
+        return done.rows
