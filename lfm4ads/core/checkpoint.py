@@ -1,7 +1,8 @@
 """Checkpoints on torch.distributed.checkpoint (DCP) that are complete or invisible.
 
-A checkpoint folder holds DCP's files, ``meta.json`` (what the loop needs to go on) and ``manifest.json`` (size and
-SHA-256 of every file), written last. It is built under a temporary name and renamed.
+A checkpoint folder holds DCP's files, ``meta.json`` (what the loop needs to go on) and
+``manifest.json`` (size and SHA-256 of every file), written last. It is built under a temporary
+name and renamed.
 """
 
 import json
@@ -9,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import read_json, sha256, write_json
@@ -20,14 +22,17 @@ from lfm4ads.core.ranks import Ranks
 def save_checkpoint(
     folder: Path, state: dict[str, Any], *, meta: dict[str, Any], ranks: Ranks
 ) -> None:
-    """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``; a former ``folder`` is replaced at the end."""
+    """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``.
+
+    A former ``folder`` is replaced at the end.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     with ranks.together():
         if ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
     try:
-        dcp.save(state, checkpoint_id=temporary, process_group=ranks.group)
+        save_tensors(state, checkpoint_id=temporary, process_group=ranks.group)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise UserError(
@@ -54,7 +59,7 @@ def save_checkpoint(
 
 
 def _replace(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in the place of ``folder``; at every moment one of the two is complete on disk."""
+    """Put ``temporary`` in the place of ``folder``; always one of them is complete on disk."""
     former = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(former, ignore_errors=True)
     if folder.exists():
@@ -76,20 +81,24 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dict[str, Any]:
-    """Read a checkpoint into the tensors of ``state``, whatever number of ranks wrote it, and return its meta.
+    """Read a checkpoint into the tensors of ``state`` and return its meta.
+
+    Any number of ranks may have written it.
 
     Raises:
-        UserError: the checkpoint is incomplete, or lacks a tensor of ``state`` or holds it in another shape.
+        UserError: the checkpoint is incomplete, or lacks a tensor of ``state`` or holds it in
+            another shape.
     """
     meta: dict[str, Any] = {}
     with ranks.together():
         meta = check_checkpoint(folder)
     try:
-        dcp.load(state, checkpoint_id=folder, process_group=ranks.group)
+        load_tensors(state, checkpoint_id=folder, process_group=ranks.group)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise UserError(
-            f"{folder} does not fit the model ({' '.join(str(first).split())[:300]}); use the config that wrote it",
+            f"{folder} does not fit the model ({' '.join(str(first).split())[:300]});"
+            " use the config that wrote it",
             everywhere=True,
         ) from error
     return meta

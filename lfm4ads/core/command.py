@@ -1,4 +1,4 @@
-"""What every ``launch/<stage>.py`` does: parse the words, join the ranks, run, and fail in one sentence."""
+"""What every ``launch/<stage>.py`` does: parse, join the ranks, run, fail in one sentence."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def _fail(error: UserError | OSError) -> int:
 
 
 def main(schema: type[T], run: Callable[[T, Ranks], object]) -> int:
-    """Run one stage from ``sys.argv``; return the exit status (0, or 2 for a mistake of the user's)."""
+    """Run one stage from ``sys.argv``; return the exit status (2 for a mistake of the user's)."""
     try:
         config = load_config(schema, sys.argv[1:])
     except UserError as error:

@@ -16,8 +16,8 @@ T = TypeVar("T")
 def load_config(schema: type[T], argv: Sequence[str]) -> T:
     """Build a frozen ``schema`` from ``[file.yaml, key=value, ...]``.
 
-    Unknown keys, wrong types and broken invariants raise ``UserError`` naming the key; defaults live
-    in the dataclass alone.
+    Unknown keys, wrong types and broken invariants raise ``UserError`` naming the key; defaults
+    live in the dataclass alone.
     """
     if not argv:
         raise UserError("no config was given; the first argument is a YAML file from configs/")

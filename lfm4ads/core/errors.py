@@ -7,4 +7,4 @@ class UserError(ValueError):
     def __init__(self, sentence: str, *, everywhere: bool = False) -> None:
         super().__init__(sentence)
         self.everywhere = everywhere
-        """Whether every rank is known to raise the same sentence, so that one of them printing it is enough."""
+        """Whether every rank raises this same sentence, so that one printing it is enough."""

@@ -39,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON atomically; NaN and infinity are refused because no reader agrees on them."""
+    """Write ``value`` as JSON atomically; NaN and infinity, which JSON lacks, are refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Plain logs from rank 0, and ``metrics.jsonl``: one object a line with step, split, name, value, unit."""
+"""Plain logs from rank 0, and ``metrics.jsonl``: one figure a line with its step and unit."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ class MetricsLog:
     """Appends figures to ``metrics.jsonl`` on rank 0; a no-op on the others."""
 
     def __init__(self, path: Path, *, ranks: Ranks, keep_steps: int = 0) -> None:
-        """Open the file; of a former attempt, lines up to step ``keep_steps`` stay and later ones go."""
+        """Open the file; of a former attempt, lines up to step ``keep_steps`` stay."""
         self._path = path if ranks.is_first else None
         if self._path is None:
             return

@@ -1,7 +1,7 @@
 """The processes of one job: who am I, how do we agree, how do arrays move between us.
 
-Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are exchanged on the CPU through gloo
-whatever the device of the model, because metrics, keys and errors live in host memory.
+Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are exchanged on the CPU
+through gloo whatever the device of the model, because metrics, keys and errors live in host memory.
 """
 
 import os
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, Store  # pyright: ignore[reportPrivateImportUsage] - documented, absent from __all__
 
 from lfm4ads.core.errors import UserError
 
@@ -51,7 +52,7 @@ class Ranks:
         dist.all_reduce(tensor, group=self.group)
         return tensor.numpy()
 
-    def any(self, flag: bool, /) -> bool:
+    def any(self, flag: bool, /) -> bool:  # noqa: FBT001 - the only argument: nothing to mix up
         """Return on every rank whether the flag is set on any rank."""
         return bool(self.sum(np.array([int(flag)]))[0])
 
@@ -62,7 +63,8 @@ class Ranks:
     def exchange(self, parts: Sequence[Array]) -> list[Array]:
         """Send ``parts[r]`` to rank r and return what every rank sent here, in rank order.
 
-        Parts share dtype and trailing shape on all ranks; lengths along axis 0 are free. Bytes move, so any dtype does.
+        Parts share dtype and trailing shape on all ranks; lengths along axis 0 are free. Bytes
+        move, so any dtype does.
         """
         if len(parts) != self.world:
             raise ValueError(f"{len(parts)} parts for {self.world} ranks")
@@ -97,7 +99,7 @@ class Ranks:
         ]
 
     def agree(self, error: UserError | None) -> None:
-        """Raise the same ``UserError`` on every rank if any rank has one, so that none is left in a collective."""
+        """Raise one ``UserError`` on every rank if any has one: none is left in a collective."""
         if not self.any(error is not None):
             return
         sentences = [text for text in self.texts(str(error) if error else "") if text]
@@ -105,9 +107,10 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block in which ranks may fail alone: a ``UserError`` in one becomes one on all at the block's end.
+        """Run a block in which ranks may fail alone.
 
-        The block must hold no collective.
+        A ``UserError`` in one becomes one on all at the block's end. The block must hold no
+        collective.
         """
         error: UserError | None = None
         try:
@@ -128,9 +131,7 @@ def _pick_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def connect(
-    rank: int, world: int, store: dist.Store | None, *, timeout_seconds: int = 600
-) -> Ranks:
+def connect(rank: int, world: int, store: Store | None, *, timeout_seconds: int = 600) -> Ranks:
     """Join ``world`` processes; without a store, torchrun's environment says where to meet."""
     device = _pick_device(int(os.environ.get("LOCAL_RANK", rank)))
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -139,6 +140,7 @@ def connect(
     group = (
         dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     )
+    assert isinstance(group, dist.ProcessGroup)  # an int is for ranks left out, and none is
     return Ranks(rank=rank, world=world, device=device, group=group)
 
 
@@ -150,7 +152,7 @@ def open_ranks() -> Iterator[Ranks]:
     """
     torch.set_flush_denormal(True)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    store = dist.HashStore() if world == 1 else None
+    store = HashStore() if world == 1 else None
     ranks = connect(int(os.environ.get("RANK", "0")), world, store)
     try:
         yield ranks
@@ -159,7 +161,7 @@ def open_ranks() -> Iterator[Ranks]:
 
 
 class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that the loop can save and leave at the end of its step."""
+    """Remembers that SIGTERM or SIGINT came, so that the loop can save and leave after its step."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -14,7 +14,7 @@ def digest(*parts: object) -> str:
 
 
 def git_commit() -> str:
-    """Return the commit of the program's checkout, with ``-dirty`` where files differ; empty outside a checkout."""
+    """Return the commit of this checkout, ``-dirty`` where files differ; empty outside one."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
