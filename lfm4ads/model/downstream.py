@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import LfmConfig
-from lfm4ads.nn.adapter import NonLinearAdapter, normalise
+from lfm4ads.nn.adapter import NonLinearAdapter
 from lfm4ads.nn.cross import CrossNetwork
 from lfm4ads.nn.fields import FieldEncoder, build_tables
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.mlp import Mlp
+from lfm4ads.nn.standardise import Standardiser
 
 Arm = Literal["vanilla", "sum", "adapter", "module"]
 
@@ -110,7 +111,6 @@ class Downstream(nn.Module):
                 f"model.features names {sorted(unknown)[0]}, which the schema does not have"
             )
         self.arm: Arm = arm
-        self._reps = list(rep_dims)
         self.tables = build_tables(schema, features)
         self.fields = FieldEncoder(
             schema, features, number_dim=config.number_dim, vector_dim=config.vector_dim
@@ -121,11 +121,16 @@ class Downstream(nn.Module):
         self.cross = CrossNetwork(width, layers=config.cross_layers)
         self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
         self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=tasks)
-        # What an arm adds is made last, so that all arms of one seed share the first values of the rest.
+        # What an arm adds is made last: all arms of a seed share the first values of the rest.
+        reads = arm in ("sum", "adapter")
+        self.standardiser = Standardiser(rep_dims) if reads else None
         self.sum_map = nn.Linear(rep_dims["user.ur"], config.sum_dim) if arm == "sum" else None
+        self._user = [name for name in rep_dims if name.startswith("user.")]
+        self._item = [name for name in rep_dims if name.startswith("item.")]
         self.adapter = (
             NonLinearAdapter(
-                sum(rep_dims.values()),
+                sum(rep_dims[name] for name in self._user),
+                sum(rep_dims[name] for name in self._item),
                 embedding_width=width,
                 hidden=config.adapter_hidden,
                 top=config.mlp[-1],
@@ -144,13 +149,12 @@ class Downstream(nn.Module):
         """Return logits (B, T) of the downstream tasks."""
         x_BE = self.fields(self.tables(batch.sparse), batch)
         top_BH: Tensor | None = None
-        if self.sum_map is not None:
-            ur_BR = normalise(batch.reps["user.ur"], batch.present["user.ur"])
-            x_BE = torch.cat([x_BE, self.sum_map(ur_BR)], dim=1)
-        if self.adapter is not None:
-            reps = [normalise(batch.reps[name], batch.present[name]) for name in self._reps]
-            adapted = self.adapter(torch.cat(reps, dim=1))
-            x_BE, top_BH = x_BE * adapted.gate_BE, adapted.top_BH
+        if self.standardiser is not None and self.sum_map is not None:
+            x_BE = torch.cat([x_BE, self.sum_map(self.standardiser(batch))], dim=1)
+        if self.standardiser is not None and self.adapter is not None:
+            sides = [self.standardiser(batch, names) for names in (self._user, self._item)]
+            adapted = self.adapter(*sides)
+            x_BE, top_BH = x_BE * adapted.gate_BE, adapted.top_BT
         x_BE = [x_BE, *self.cross(x_BE)][-1]
         h_BH = self.mlp(x_BE)[-1]
         logits_BT = self.heads(h_BH if top_BH is None else h_BH + top_BH, batch.scenario)

@@ -29,6 +29,7 @@ from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.losses import masked_bce
+from lfm4ads.train.moments import fit_standardiser
 from lfm4ads.train.scores import Figures, figure_rows
 from lfm4ads.train.transplant import transplant_module
 
@@ -264,22 +265,24 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
     dims: dict[str, int] = {}
     with ranks.together():
         dims |= reps.dims(config.split.train_first)
-    sharded = _model(setting, arm=arm, seed=seed, dims=dims)
     columns = torch.tensor(setting.columns, device=ranks.device)
-
-    def loss(batch: Batch) -> Tensor:
-        return masked_bce(sharded.model(batch), batch, columns=columns)
 
     def reader(*, train: bool) -> RepsReader:
         rows = replace(config.reader, shuffle=train and config.reader.shuffle)
         plain = Reader(setting.dataset, config=rows, ranks=ranks, seed=seed, final_labels=not train)
         return RepsReader(plain, reps, ranks=ranks)
 
+    trainer = reader(train=True)
+    sharded = _model(setting, trainer, arm=arm, seed=seed, dims=dims)
+
+    def loss(batch: Batch) -> Tensor:
+        return masked_bce(sharded.model(batch), batch, columns=columns)
+
     fitter = Fitter(
         sharded=sharded,
         schema=schema,
         tasks=config.tasks,
-        trainer=reader(train=True),
+        trainer=trainer,
         scorer=reader(train=False),
         loss=loss,
         batch_size=config.reader.batch_size,
@@ -288,12 +291,18 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
     return fitter, reps
 
 
-def _model(setting: _Setting, *, arm: Arm, seed: int, dims: dict[str, int]) -> Sharded:
+def _model(
+    setting: _Setting, trainer: RepsReader, *, arm: Arm, seed: int, dims: dict[str, int]
+) -> Sharded:
     config, schema, upstream = setting.config, setting.dataset.schema, setting.lineage.config
     seed_torch(seed)
     model = Downstream(
         schema, config.model, arm=arm, tasks=len(config.tasks), rep_dims=dims, upstream=upstream
     )
+    if model.standardiser is not None:
+        fit_standardiser(
+            model.standardiser, trainer, day=config.split.train_first, ranks=setting.ranks
+        )
     if arm == "module":
         transplant_module(
             model,

@@ -1,0 +1,48 @@
+"""Frozen representations put on one scale before a downstream model reads them.
+
+Dimension key: B rows, R summed width of the representations.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lfm4ads.data.batch import Batch
+
+_LIMIT = 8.0
+
+
+class Standardiser(nn.Module):
+    """(x - mean) / std per dimension, zero where a key has no representation.
+
+    Representations of all keys share a large common part; what tells keys apart is a small
+    deviation from it, which a network of the downstream's size does not find by itself.
+    """
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.names = list(dims)
+        self.width = sum(dims.values())
+        for name, dim in dims.items():
+            self.register_buffer(_buffer("mean", name), torch.zeros(dim))
+            self.register_buffer(_buffer("std", name), torch.ones(dim))
+
+    def set_moments(self, name: str, *, mean: Tensor, std: Tensor) -> None:
+        """Fix the moments (D,) of one representation."""
+        self.get_buffer(_buffer("mean", name)).copy_(mean)
+        self.get_buffer(_buffer("std", name)).copy_(std.clamp(min=1e-6))
+
+    def forward(self, batch: Batch, names: Sequence[str] | None = None) -> Tensor:
+        """Return the named representations side by side (B, R); all of them when None."""
+        parts: list[Tensor] = []
+        for name in self.names if names is None else names:
+            mean_D = self.get_buffer(_buffer("mean", name))
+            std_D = self.get_buffer(_buffer("std", name))
+            scaled_BD = ((batch.reps[name] - mean_D) / std_D).clamp(-_LIMIT, _LIMIT)
+            parts.append(scaled_BD * batch.present[name].unsqueeze(1))
+        return torch.cat(parts, dim=1)
+
+
+def _buffer(kind: str, name: str) -> str:
+    return f"{kind}_{name.replace('.', '_')}"
