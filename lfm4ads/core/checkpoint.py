@@ -39,10 +39,9 @@ def save_checkpoint(
             f"{folder}: the checkpoint could not be written ({first}); free disk space",
             everywhere=True,
         ) from error
-    mine = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(temporary.glob(f"__{ranks.rank}_*.distcp"))
-    }
+    mine: dict[str, Any] = {}
+    with ranks.together():
+        mine = _entries(temporary, f"__{ranks.rank}_*.distcp")
     files = {
         name: entry
         for text in ranks.texts(json.dumps(mine))
@@ -51,6 +50,7 @@ def save_checkpoint(
     with ranks.together():
         if ranks.is_first:
             write_json(temporary / "meta.json", meta)
+            files |= _entries(temporary, ".metadata") | _entries(temporary, "meta.json")
             write_json(
                 temporary / "manifest.json",
                 {"schema_version": 1, "world": ranks.world, "files": files},
@@ -58,11 +58,18 @@ def save_checkpoint(
             _replace(temporary, folder)
 
 
+def _entries(folder: Path, pattern: str) -> dict[str, Any]:
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.glob(pattern))
+    }
+
+
 def _replace(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in the place of ``folder``; always one of them is complete on disk."""
+    """Put ``temporary`` in the place of ``folder``; ``complete_checkpoints`` always sees one."""
     former = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(former, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(former, ignore_errors=True)
         folder.rename(former)
     temporary.rename(folder)
     shutil.rmtree(former, ignore_errors=True)
@@ -105,10 +112,16 @@ def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dic
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoint folders under ``root`` that are complete, by name."""
+    """Return the checkpoint folders under ``root`` that are complete, by name.
+
+    A former one whose successor was killed between the two renames is among them.
+    """
     found = []
     for folder in sorted(root.glob("*")):
-        if folder.name.startswith(".") or not (folder / "manifest.json").is_file():
+        successor = folder.with_name(folder.name.removeprefix(".").removesuffix(".old"))
+        former = folder.name.endswith(".old") and not successor.exists()
+        hidden = folder.name.startswith(".") and not former
+        if hidden or not (folder / "manifest.json").is_file():
             continue
         check_checkpoint(folder)
         found.append(folder)

@@ -1,0 +1,74 @@
+"""Figures of a run as lines of JSON, which a resumed run continues."""
+
+import json
+import logging
+import math
+
+import pytest
+
+from lfm4ads.core.log import MetricsLog, log, open_log
+from tests.unit.data.states import one_rank
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_has_step_split_name_value_and_unit(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    metrics = MetricsLog(path, ranks=one_rank())
+    assert path.read_text() == "", "a run that dies before its first figure has a file too"
+    metrics.write("loss", 0.25, step=3, split="train", unit="nats")
+    metrics.write("auc", math.nan, step=4, split="valid")
+    metrics.write("auc", None, step=4, split="valid")
+    metrics.write("auc", math.inf, step=4, split="valid")
+    undefined = {"step": 4, "split": "valid", "name": "auc", "value": None, "unit": ""}
+    first = {"step": 3, "split": "train", "name": "loss", "value": 0.25, "unit": "nats"}
+    assert lines(path) == [first, undefined, undefined, undefined]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, []), (2, [1, 2, 2]), (9, [1, 2, 2, 3, 4])])
+def test_a_resumed_run_keeps_the_steps_it_had_saved(tmp_path, keep, left):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(path, ranks=one_rank())
+    for step in (1, 2, 2, 3, 4):
+        first.write("loss", 1.0, step=step, split="train")
+    second = MetricsLog(path, ranks=one_rank(), keep_steps=keep)
+    assert [line["step"] for line in lines(path)] == left
+    second.write("loss", 2.0, step=keep + 1, split="train")
+    assert [line["step"] for line in lines(path)] == [*left, keep + 1]
+
+
+def test_a_line_torn_by_a_full_disk_does_not_stop_the_resumed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(path, ranks=one_rank())
+    for step in (1, 2, 3):
+        first.write("loss", 1.0, step=step, split="train")
+    path.write_text(path.read_text()[:-20])
+    MetricsLog(path, ranks=one_rank(), keep_steps=3)
+    assert [line["step"] for line in lines(path)] == [1, 2]
+
+
+def test_only_the_first_rank_writes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path, ranks=one_rank(0, 2)).write("loss", 1.0, step=1, split="train")
+    MetricsLog(path, ranks=one_rank(1, 2)).write("loss", 2.0, step=1, split="train")
+    assert [line["value"] for line in lines(path)] == [1.0]
+
+
+@pytest.mark.parametrize(("rank", "heard"), [(0, ["news", "trouble"]), (1, ["trouble"])])
+def test_other_ranks_speak_only_of_trouble(rank, heard, capsys):
+    handlers, level, propagate = log.handlers, log.level, log.propagate
+    try:
+        open_log(one_rank(rank, 2))
+        open_log(one_rank(rank, 2))
+        log.info("news")
+        log.warning("trouble")
+    finally:
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+        for name in ("torchrec", "torch.fx", "torch.distributed"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    printed = capsys.readouterr()
+    assert [line.split()[-1] for line in printed.err.splitlines()] == heard
+    assert printed.out == ""
