@@ -65,7 +65,7 @@ class IsomorphicModule(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, T)."""
         sides = [
-            batch.reps[name] + (1 - batch.present[name]).unsqueeze(1) * default
+            torch.where(batch.present[name].unsqueeze(1) > 0, batch.reps[name], default)
             for name, default in (("user.ur", self.default_ur), ("item.ir", self.default_ir))
         ]
         x_BW = torch.cat(sides, dim=1)

@@ -1,0 +1,37 @@
+"""The cross network against loops over its numbers."""
+
+import torch
+
+from lfm4ads.nn.cross import CrossNetwork
+
+
+def cross_by_loops(layers, start):
+    """x_{l+1} = x_0 * (W_l x_l + b_l) + x_l; return x_1 ... x_L."""
+    x, outputs = start, []
+    for layer in layers:
+        inner = [
+            sum(w * value for w, value in zip(weights, x, strict=True)) + bias
+            for weights, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        ]
+        x = [first * one + value for first, one, value in zip(start, inner, x, strict=True)]
+        outputs.append(x)
+    return outputs
+
+
+def test_every_layer_is_the_formula():
+    torch.manual_seed(0)
+    cross, x_BW = CrossNetwork(4, layers=3).double(), torch.randn(5, 4, dtype=torch.float64)
+    found = cross(x_BW)
+    assert len(found) == 3
+    for row in range(5):
+        wanted = cross_by_loops(cross.layers, x_BW[row].tolist())
+        for one, values in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one[row], torch.tensor(values, dtype=torch.float64))
+
+
+def test_zero_weights_are_the_identity_and_no_layers_give_nothing():
+    cross, x_BW = CrossNetwork(6, layers=2), torch.randn(3, 6)
+    for parameter in cross.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert all(torch.equal(one, x_BW) for one in cross(x_BW))
+    assert CrossNetwork(6, layers=0)(x_BW) == []
