@@ -1,6 +1,7 @@
 """The rows keep the dataset contract, and what they say of the past is true."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -133,3 +134,12 @@ def test_numbers_are_standardised_by_the_moments_of_the_first_days(debug_world):
         values = np.sign(values) * np.log1p(np.abs(values)) if feature.log else values
         assert abs((values.mean() - feature.mean) / feature.std) < 1e-4
         assert abs(values.std() / feature.std - 1) < 1e-4
+
+
+def test_days_are_drawn_apart(debug_world):
+    days = [read_day(debug_world, day) for day in days_of(debug_world)]
+    for before, after in pairwise(days):
+        assert (before["user"].to_numpy() == after["user"].to_numpy()).mean() < 0.1
+        assert (
+            np.diff(before["time"].to_numpy()) != np.diff(after["time"].to_numpy())
+        ).mean() > 0.9
