@@ -1,4 +1,4 @@
-"""Where each table goes: a TorchRec sharding plan made without a collective, the same on every rank."""
+"""Where each table goes: a TorchRec plan made without a collective, the same on every rank."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,7 +27,7 @@ class PlaceConfig:
     """How tables are placed on ranks."""
 
     default: Placement = "auto"
-    """auto: row_wise from ``row_wise_rows`` rows on, table_wise below, each on the rank with the fewest bytes."""
+    """auto: row_wise from ``row_wise_rows`` rows on, below it table_wise on the emptiest rank."""
     tables: dict[str, Placement] = field(default_factory=dict)
     """Placement of single tables, by name."""
     row_wise_rows: int = 10_000_000
@@ -50,7 +50,7 @@ def plan_tables(
     unknown = set(config.tables) - {table.name for table in tables}
     if unknown:
         raise UserError(
-            f"place.tables names {sorted(unknown)[0]}, which is no table of the model;"
+            f"place.tables names {min(unknown)}, which is no table of the model;"
             f" the tables are {', '.join(sorted(table.name for table in tables))}",
             everywhere=True,
         )
@@ -61,12 +61,10 @@ def plan_tables(
         kind = config.tables.get(table.name, config.default)
         if kind == "auto":
             kind = "row_wise" if rows >= max(config.row_wise_rows, ranks.world) else "table_wise"
-        lightest = min(range(ranks.world), key=load.__getitem__)
-        placed[table.name] = _place(
-            kind, table.name, rows=rows, dim=dim, rank=lightest, world=ranks.world
-        )
-        if kind == "table_wise":
-            load[lightest] += rows * dim
+        holders = _holders(kind, dim=dim, by_load=sorted(range(ranks.world), key=load.__getitem__))
+        placed[table.name] = _place(kind, table.name, rows=rows, holders=holders, world=ranks.world)
+        for rank in holders:
+            load[rank] += rows * dim // len(holders)
     per_parameter = construct_module_sharding_plan(
         collection,
         per_param_sharding=placed,
@@ -78,30 +76,42 @@ def plan_tables(
     return ShardingPlan(plan={path: per_parameter})
 
 
+def _holders(kind: Placement, *, dim: int, by_load: list[int]) -> list[int]:
+    """Return the ranks that hold whole columns of a table, the least loaded first."""
+    world = len(by_load)
+    match kind:
+        case "table_wise":
+            return by_load[:1]
+        case "column_wise":
+            # FBGEMM wants widths that are multiples of four.
+            return by_load[: max(n for n in range(1, world + 1) if dim % (4 * n) == 0)]
+        case _:
+            return []
+
+
 def _place(
-    kind: Placement, name: str, *, rows: int, dim: int, rank: int, world: int
+    kind: Placement, name: str, *, rows: int, holders: list[int], world: int
 ) -> ParameterShardingGenerator:
     fused = EmbeddingComputeKernel.FUSED.value
     match kind:
         case "row_wise":
             if rows < world:
                 raise UserError(
-                    f"table {name} has {rows} rows, too few for row_wise on {world} ranks; place it table_wise",
+                    f"table {name} has {rows} rows, too few for row_wise on {world} ranks;"
+                    " place it table_wise",
                     everywhere=True,
                 )
             return row_wise(compute_kernel=fused)
         case "column_wise":
             if world == 1:
-                # One rank holds every column either way, and TorchRec 1.8 cannot place column_wise on one rank.
+                # One rank holds every column either way, and TorchRec 1.8 cannot place
+                # column_wise on one rank.
                 return table_wise(rank=0, compute_kernel=fused)
-            shards = max(n for n in range(1, world + 1) if dim % n == 0 and (dim // n) % 4 == 0)
-            return column_wise(
-                ranks=[(rank + i) % world for i in range(shards)], compute_kernel=fused
-            )
+            return column_wise(ranks=holders, compute_kernel=fused)
         case "data_parallel":
             return data_parallel()
         case _:
-            return table_wise(rank=rank, compute_kernel=fused)
+            return table_wise(rank=holders[0], compute_kernel=fused)
 
 
 def table_sharder(fused_params: dict[str, object]) -> EmbeddingBagCollectionSharder:

@@ -1,0 +1,120 @@
+"""Plans for any number of ranks, made by one process that needs no peers."""
+
+import pytest
+import torch
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.shard.optim import OptimConfig, fused_params
+from lfm4ads.shard.place import PlaceConfig, plan_tables, table_sharder
+from lfm4ads.shard.sharded import table_of
+from tests.batches import one_rank
+
+
+def plan(sizes, *, world, rank=0, **config):
+    """Return sharding type and ranks of every table; ``sizes`` are (rows, dim) by name."""
+    collection = EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(
+                name=name, embedding_dim=dim, num_embeddings=rows, feature_names=[f"f_{name}"]
+            )
+            for name, (rows, dim) in sizes.items()
+        ],
+    )
+    made = plan_tables(
+        collection,
+        path="model.tables",
+        config=PlaceConfig(**config),
+        ranks=one_rank(rank=rank, world=world),
+        sharder=table_sharder(fused_params(OptimConfig())),
+    )
+    return {
+        name: (one.sharding_type, one.ranks or [])
+        for name, one in made.plan["model.tables"].items()
+    }
+
+
+def numbers_held(tables, placed, *, world):
+    held = [0.0] * world
+    for name, (kind, ranks) in placed.items():
+        rows, dim = tables[name]
+        for rank in range(world) if kind == "row_wise" else ranks:
+            held[rank] += rows * dim / (world if kind == "row_wise" else len(ranks))
+    return held
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_auto_places_large_tables_row_wise_and_spreads_the_rest_evenly(world):
+    tables = {f"t{size}": (1000 * size, 8) for size in range(1, 9)} | {"big": (50_000, 16)}
+    placed = plan(tables, world=world, row_wise_rows=50_000)
+    assert {name for name, (kind, _) in placed.items() if kind == "row_wise"} == {"big"}
+    assert {kind for kind, _ in placed.values()} == {"row_wise", "table_wise"}
+    # 1 + ... + 8 is 36: the parts can be equal, and largest-first finds them.
+    held = numbers_held(tables, placed, world=world)
+    assert max(held) == pytest.approx(min(held))
+
+
+def test_auto_weighs_width_as_well_as_rows():
+    placed = plan({"wide": (100, 64), "a": (400, 8), "b": (400, 8)}, world=2)
+    assert placed["a"] == placed["b"] != placed["wide"]
+
+
+def test_auto_leaves_tables_with_fewer_rows_than_ranks_whole():
+    placed = plan({"tiny": (3, 8)}, world=4, row_wise_rows=1)
+    assert placed["tiny"][0] == "table_wise"
+
+
+def test_a_table_can_be_placed_by_name():
+    tables = {"a": (100, 8), "b": (100, 8), "c": (100, 8), "d": (100, 8)}
+    own = {"a": "row_wise", "b": "data_parallel", "c": "column_wise"}
+    placed = plan(tables, world=2, tables=own)
+    kinds = {name: kind for name, (kind, _) in placed.items()}
+    assert kinds == {**own, "d": "table_wise"}
+
+
+@pytest.mark.parametrize(
+    ("dim", "world", "shards"),
+    [(8, 2, 2), (8, 4, 2), (16, 4, 4), (4, 4, 1), (12, 4, 3), (20, 2, 1)],
+)
+def test_column_shards_are_as_many_as_widths_of_four_allow(dim, world, shards):
+    (kind, ranks) = plan({"a": (100, dim)}, world=world, default="column_wise")["a"]
+    assert kind == "column_wise"
+    assert len(ranks) == len(set(ranks)) == shards
+
+
+def test_column_shards_too_go_where_there_is_room():
+    tables = {f"t{i}": (100, 8) for i in range(4)}
+    placed = plan(tables, world=4, default="column_wise")
+    assert numbers_held(tables, placed, world=4) == [800.0] * 4
+
+
+def test_column_wise_on_one_rank_is_the_whole_table():
+    assert plan({"a": (100, 8)}, world=1, default="column_wise") == {"a": ("table_wise", [0])}
+
+
+def test_every_rank_makes_the_same_plan():
+    tables = {f"t{i}": (100 + i % 3, 8) for i in range(9)}
+    assert len({str(plan(tables, world=4, rank=rank)) for rank in range(4)}) == 1
+
+
+def test_a_placement_of_no_table_is_refused_in_a_sentence():
+    wanted = r"place\.tables names colour, which is no table of the model; the tables are a, b$"
+    with pytest.raises(UserError, match=wanted) as caught:
+        plan({"b": (9, 8), "a": (9, 8)}, world=2, tables={"a": "row_wise", "colour": "row_wise"})
+    assert caught.value.everywhere
+
+
+def test_too_few_rows_for_row_wise_are_refused_in_a_sentence():
+    wanted = "table a has 3 rows, too few for row_wise on 4 ranks; place it table_wise$"
+    with pytest.raises(UserError, match=wanted) as caught:
+        plan({"a": (3, 8)}, world=4, default="row_wise")
+    assert caught.value.everywhere
+    assert plan({"a": (4, 8)}, world=4, default="row_wise")["a"][0] == "row_wise"
+
+
+def test_tables_are_told_by_the_names_of_their_weights():
+    assert table_of("tables.embedding_bags.user.weight") == "user"
+    assert table_of("embedding_bags.a_b.weight") == "a_b"
+    assert table_of("cross.layers.0.weight") is None
+    assert table_of("embedding_bags.user.bias") is None
