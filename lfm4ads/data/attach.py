@@ -1,4 +1,4 @@
-"""Frozen representations joined to batches by key, each day with the snapshot of a day before it."""
+"""Frozen representations joined to batches by key, each day with those of a day before it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ def resolve_version(root: Path, wanted: str) -> str:
 
 @dataclass(frozen=True)
 class Reps:
-    """Representations of one upstream version that a downstream model reads, named ``side.name``."""
+    """Representations of one upstream version that a model reads, named ``side.name``."""
 
     root: Path
     version: str
     names: tuple[str, ...]
 
     def before(self, day: int) -> Snapshot:
-        """Open the newest snapshot strictly before ``day``: nothing of the day itself can enter a sample of it."""
+        """Open the newest snapshot strictly before ``day``: nothing of the day itself enters."""
         return snapshot_before(self.root, version=self.version, day=day)
 
     def dims(self, day: int) -> dict[str, int]:
@@ -51,7 +51,8 @@ class Reps:
             )
         return {name: specs[name] for name in self.names}
 
-    def _of(self, side: RepSide) -> Sequence[str]:
+    def of_side(self, side: RepSide) -> Sequence[str]:
+        """Return the names of one side, without the side."""
         return [name.split(".", 1)[1] for name in self.names if name.startswith(f"{side}.")]
 
 
@@ -77,7 +78,7 @@ class RepsReader:
         return self._reader.num_steps(day)
 
     def day(self, day: int, *, epoch: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of a day, with representations as of a day before it. Collective."""
+        """Yield this rank's batches of a day, with representations of a day before. Collective."""
         batches = self._reader.day(day, epoch=epoch)
         if self._reps is None or not self._reps.names:
             yield from batches
@@ -88,9 +89,9 @@ class RepsReader:
             users, items = self._reader.keys(day)
             sides: tuple[tuple[RepSide, object], ...] = (("user", users), ("item", items))
             for side, keys in sides:
-                names = self._reps._of(side)  # noqa: SLF001 - same module
+                names = self._reps.of_side(side)
                 if names:
-                    tables[side] = snapshot.subset(side, names, keys)  # pyright: ignore[reportArgumentType]
+                    tables[side] = snapshot.subset(side, names, keys)
         for batch in batches:
             for side, table in tables.items():
                 found = table.lookup((batch.user if side == "user" else batch.item).numpy())

@@ -1,6 +1,7 @@
 """Rows on their way to a model.
 
-Dimension key: B rows, N numbers, V summed lengths of vector features, T tasks, D width of a representation.
+Dimension key: B rows, N numbers, V summed lengths of vector features, T tasks, D width of a
+representation.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -12,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 @dataclass
 class Batch:
-    """One rank's share of one global step; all ranks hold equally many rows, padded where ``valid`` is false."""
+    """One rank's share of one global step; ranks hold equally many rows, ``valid`` or padding."""
 
     sparse: KeyedJaggedTensor
     """Table rows of every id, ids and sequence feature, keyed by feature name."""
@@ -56,4 +57,4 @@ class Batch:
                     name: tensor.to(device, non_blocking=non_blocking)
                     for name, tensor in value.items()
                 }
-        return replace(self, **moved)  # pyright: ignore[reportArgumentType]
+        return replace(self, **moved)

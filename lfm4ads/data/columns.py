@@ -3,7 +3,7 @@
 Every fault names the file, the row group, the column and the fix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def check_types(arrow: pa.Schema, schema: Schema, columns: list[str], *, file: P
     for column in columns:
         if column not in arrow.names:
             raise UserError(
-                f"{file} has no column {column}, which schema.yaml names; add it to the file or mend the schema"
+                f"{file} has no column {column}, which schema.yaml names;"
+                " add it to the file or mend the schema"
             )
     wanted: dict[str, tuple[_TypeTest, str]] = {
         schema.user: _FEATURE_TYPES["id"],
@@ -105,7 +106,7 @@ def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
-    """Return int64 ids (N,) of an integer or string column; integers keep every bit, strings are hashed to 63 bits."""
+    """Return int64 ids (N,): integers with every bit kept, strings hashed to 63 bits."""
     not_null(values, column=column, where=where)
     if not pa.types.is_integer(values.type):
         return keys_of_strings(values).to_numpy(zero_copy_only=False)
@@ -117,9 +118,16 @@ def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
         ) from error
     if len(ids) and ids.min() < 0:
         raise UserError(
-            f"{where}: column {column} has the negative id {ids.min()}; ids are 0 to 2^63-1, write a missing one as null"
+            f"{where}: column {column} has the negative id {ids.min()};"
+            " ids are 0 to 2^63-1, write a missing one as null"
         )
     return ids
+
+
+def is_among(values: pa.ChunkedArray, wanted: Sequence[int]) -> pa.ChunkedArray:
+    """Return a mask of the integers that are among ``wanted``."""
+    options = pc.SetLookupOptions(pa.array(wanted, pa.int64()))
+    return pc.call_function("is_in", [values.cast(pa.int64())], options)
 
 
 def read_index(values: pa.Array, *, column: str, size: int, where: str) -> Array:
@@ -141,18 +149,15 @@ class Ragged:
 
 
 def read_ids(values: pa.Array, feature: Feature, *, rows: int, column: str, where: str) -> Ragged:
-    """Return hashed ids of an id, ids or sequence column; a null is an empty bag where the feature allows it."""
+    """Return hashed ids of an id, ids or sequence column; an allowed null is an empty bag."""
     if not feature.nullable:
         not_null(values, column=column, where=where)
     if feature.kind == "id":
         ids = read_keys(values.drop_null(), column=column, where=where)
         counts = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), dtype=np.int64)
     else:
-        counts = (
-            pc.fill_null(pc.list_value_length(values), 0)
-            .to_numpy(zero_copy_only=False)
-            .astype(np.int64)
-        )
+        lengths = pc.fill_null(pc.call_function("list_value_length", [values]), 0)
+        counts = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
         ids = read_keys(_flat(values.flatten()), column=column, where=where)
         if feature.max_length:
             ids, counts = _last_of_each(ids, counts, keep=feature.max_length)
@@ -171,14 +176,15 @@ def _last_of_each(ids: Array, counts: Array, *, keep: int) -> tuple[Array, Array
 
 
 def read_number(values: pa.Array, feature: Feature, *, column: str, where: str) -> Array:
-    """Return the standardised number (N,) float32; null becomes 0, the mean, where the feature allows it."""
+    """Return the standardised number (N,) float32; an allowed null becomes 0, the mean."""
     if not feature.nullable:
         not_null(values, column=column, where=where)
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     present = values.is_valid().to_numpy(zero_copy_only=False)
     if not np.isfinite(numbers[present]).all():
         raise UserError(
-            f"{where}: column {column} has a NaN or infinite number; write a missing number as null and mark it nullable"
+            f"{where}: column {column} has a NaN or infinite number;"
+            " write a missing number as null and mark it nullable"
         )
     if feature.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
@@ -212,7 +218,8 @@ def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tu
     known = numbers[present]
     if not np.isfinite(known).all():
         raise UserError(
-            f"{where}: label column {column} has a NaN or infinite value; write a missing label as null"
+            f"{where}: label column {column} has a NaN or infinite value;"
+            " write a missing label as null"
         )
     if binary and not np.isin(known, (0.0, 1.0)).all():
         raise UserError(

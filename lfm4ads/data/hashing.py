@@ -1,7 +1,7 @@
 """From ids of any size to rows of a table: every id is mixed before a table sees it.
 
-FBGEMM accepts out-of-range ids silently, and sequential ids would all land on one rank of a row-wise table; a mixed
-id modulo the table's rows has neither problem.
+FBGEMM accepts out-of-range ids silently, and sequential ids would all land on one rank of a
+row-wise table; a mixed id modulo the table's rows has neither problem.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def mix64(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Return the SplitMix64 finaliser of 64-bit integers (Steele et al., OOPSLA 2014), a bijection on 64 bits."""
+    """Return the SplitMix64 finaliser (Steele et al., OOPSLA 2014), a bijection on 64 bits."""
     mixed = values.astype(np.uint64, copy=True)
     mixed += np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(30)
@@ -28,7 +28,7 @@ def mix64(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 
 def hash_ids(ids: Ids, *, table: str, rows: int) -> Ids:
-    """Return the table rows (N,) of ids (N,); tables are salted by name so that collisions differ between them."""
+    """Return the table rows (N,) of ids (N,), salted by table so that collisions differ."""
     salt = np.uint64(zlib.crc32(table.encode()))
     return (mix64(ids.astype(np.uint64) ^ (salt << np.uint64(32))) % np.uint64(rows)).astype(
         np.int64
@@ -36,13 +36,13 @@ def hash_ids(ids: Ids, *, table: str, rows: int) -> Ids:
 
 
 def key_of(text: str) -> int:
-    """Return the 63-bit key that stands for a string id: the first 8 bytes of its BLAKE2b digest, top bit cleared."""
+    """Return the 63-bit key of a string id: 8 bytes of BLAKE2b with the top bit cleared."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & (2**63 - 1)
 
 
 def keys_of_strings(column: pa.Array) -> pa.Array:
-    """Return int64 keys of a string column (nulls stay null); each distinct string is hashed once."""
+    """Return int64 keys of a string column, nulls kept; each distinct string is hashed once."""
     encoded = column.dictionary_encode()
     keys = pa.array([key_of(text) for text in encoded.dictionary.to_pylist()], type=pa.int64())
     return keys.take(encoded.indices)

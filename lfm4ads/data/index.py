@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.columns import check_types, needed_columns, not_null
+from lfm4ads.data.columns import check_types, is_among, needed_columns, not_null
 from lfm4ads.data.schema import Schema, load_schema
 
 
@@ -93,7 +93,8 @@ def select_domains(
     unknown = set(names) - set(dataset.schema.domains)
     if unknown:
         raise UserError(
-            f"{dataset.path} has no domain {sorted(unknown)[0]}; its schema lists {', '.join(dataset.schema.domains)}",
+            f"{dataset.path} has no domain {min(unknown)};"
+            f" its schema lists {', '.join(dataset.schema.domains)}",
             everywhere=True,
         )
     domains = tuple(dataset.schema.domains.index(name) for name in names)
@@ -129,10 +130,7 @@ def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa
 
 def _count(path: Path, column: str, domains: tuple[int, ...], group: RowGroup) -> int:
     values = read_row_group(path, group, columns=[column])[column]
-    return (
-        pc.sum(pc.is_in(values.cast(pa.int64()), value_set=pa.array(domains, pa.int64()))).as_py()
-        or 0
-    )
+    return pc.call_function("sum", [is_among(values, domains)]).as_py() or 0
 
 
 def _scan(path: Path, schema: Schema) -> dict[int, list[RowGroup]]:
@@ -142,7 +140,8 @@ def _scan(path: Path, schema: Schema) -> dict[int, list[RowGroup]]:
     ]
     if not files:
         raise UserError(
-            f"{path} has no files day=YYYYMMDD/*.parquet; run 'make prepare' or point data at a prepared dataset"
+            f"{path} has no files day=YYYYMMDD/*.parquet;"
+            " run 'make prepare' or point data at a prepared dataset"
         )
     columns = needed_columns(schema)
     with ThreadPoolExecutor(8) as pool:
@@ -195,7 +194,7 @@ def _last_time(file: Path, metadata: pq.FileMetaData, index: int, column: int) -
     with pq.ParquetFile(file) as parquet:
         values = parquet.read_row_group(index, columns=[chunk.path_in_schema]).column(0)
     not_null(values, column=chunk.path_in_schema, where=f"{file}, row group {index}")
-    return int(pc.max(values).as_py())
+    return int(pc.call_function("max", [values]).as_py())
 
 
 def _first_line(error: Exception) -> str:

@@ -1,10 +1,10 @@
-"""From row groups to ``Batch``: every row exactly once, in an order that no number of ranks can change.
+"""From row groups to ``Batch``: every row once, in an order the number of ranks cannot change.
 
-A day's rows are cut into ``lanes`` equal runs. A global step takes ``batch_size / lanes`` rows from each lane; rank r
-reads lanes r, r + world, ... So the rows of step s are the same on 1, 2 or 100 ranks, ranks end together (short lanes
-are padded), and a rank decodes only its own lanes. Rows are shuffled inside windows of a lane by a generator seeded
-with (seed, epoch, day, lane, window): the position of a reader is just (epoch, day, step), and resuming there loses
-and repeats no row.
+A day's rows are cut into ``lanes`` equal runs. A global step takes ``batch_size / lanes`` rows from
+each lane; rank r reads lanes r, r + world, ... So the rows of step s are the same on 1, 2 or 100
+ranks, ranks end together (short lanes are padded), and a rank decodes only its own lanes. Rows are
+shuffled inside windows of a lane by a generator seeded with (seed, epoch, day, lane, window): the
+position of a reader is just (epoch, day, step), and resuming there loses and repeats no row.
 """
 
 from collections import OrderedDict
@@ -35,7 +35,7 @@ class ReaderConfig:
     batch_size: int = 4096
     """Rows of one global step, over all ranks."""
     lanes: int = 8
-    """Runs a day is cut into; at least the number of ranks. Part of the row order: keep it when ranks change."""
+    """Runs a day is cut into (>= ranks); part of the row order, so keep it when ranks change."""
     shuffle: bool = True
     window_rows: int = 8192
     """Rows of a lane that are shuffled together; memory grows with it."""
@@ -43,7 +43,8 @@ class ReaderConfig:
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.batch_size < 1 or self.batch_size % self.lanes:
             raise ValueError(
-                f"reader.batch_size must be a positive multiple of reader.lanes, got {self.batch_size} and {self.lanes}"
+                "reader.batch_size must be a positive multiple of reader.lanes,"
+                f" got {self.batch_size} and {self.lanes}"
             )
         if self.window_rows < 1:
             raise ValueError(f"reader.window_rows must be positive, got {self.window_rows}")
@@ -59,6 +60,10 @@ class _Window:
     stop: int
 
 
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 class Reader:
     """Reads days of one dataset for one rank."""
 
@@ -71,10 +76,11 @@ class Reader:
         seed: int,
         final_labels: bool = True,
     ) -> None:
-        """Without ``final_labels`` an event counts only if it had happened by the end of its row's day."""
+        """Without ``final_labels`` an event counts only if it happened by the end of its day."""
         if config.lanes < ranks.world:
             raise UserError(
-                f"reader.lanes is {config.lanes} but there are {ranks.world} ranks; pass reader.lanes={ranks.world} or more",
+                f"reader.lanes is {config.lanes} but there are {ranks.world} ranks;"
+                f" pass reader.lanes={ranks.world} or more",
                 everywhere=True,
             )
         self.dataset = dataset
@@ -85,15 +91,16 @@ class Reader:
         self._lane_rows = config.batch_size // config.lanes
         # A window holds whole steps, so that each step falls into one window.
         self._window_steps = max(1, config.window_rows // self._lane_rows)
-        self.local_batch_size = -(-config.lanes // ranks.world) * self._lane_rows
+        self.local_batch_size = _ceil_div(config.lanes, ranks.world) * self._lane_rows
         self._cache: OrderedDict[tuple[str, int], Rows] = OrderedDict()
 
     def num_steps(self, day: int) -> int:
         """Return the number of global steps of a day, the same on every rank."""
-        return -(-(-(-self.dataset.rows(day) // self._config.lanes)) // self._lane_rows)
+        lane_rows = _ceil_div(self.dataset.rows(day), self._config.lanes)
+        return _ceil_div(lane_rows, self._lane_rows)
 
     def day(self, day: int, *, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of a day from global step ``start_step`` on, decoding ahead in a thread."""
+        """Yield this rank's batches of a day from ``start_step`` on, decoding ahead in a thread."""
         blocks = prefetch(self._blocks(day, epoch=epoch, start_step=start_step), depth=1)
         for step, rows in blocks:
             for batch in self._batches(rows, day=day):
@@ -102,7 +109,7 @@ class Reader:
                 step += 1  # noqa: PLW2901 - the block's first step, counted on
 
     def keys(self, day: int) -> tuple[Array, Array]:
-        """Return the distinct user keys and item keys, sorted, among the rows this rank reads of a day.
+        """Return the distinct user and item keys, sorted, of the rows this rank reads of a day.
 
         Whole row groups are taken, so a few keys of neighbouring lanes may be among them.
         """
@@ -130,9 +137,8 @@ class Reader:
     ) -> Iterator[tuple[int, list[list[Rows]]]]:
         """Yield (first step, per step the lanes' rows) window by window."""
         window_rows = self._window_steps * self._lane_rows
-        for index in range(
-            start_step // self._window_steps, -(-self.num_steps(day) // self._window_steps)
-        ):
+        num_windows = _ceil_div(self.num_steps(day), self._window_steps)
+        for index in range(start_step // self._window_steps, num_windows):
             lanes = []
             for lane in self._lanes:
                 first, last = self._lane_range(day, lane)
@@ -165,7 +171,7 @@ class Reader:
         return rows.take(np.random.default_rng(seed).permutation(len(rows)))
 
     def _pieces(self, day: int, start: int, stop: int) -> Iterator[tuple[RowGroup, int, int]]:
-        """Yield the row groups that hold the day's rows ``start`` to ``stop``, with the run inside each."""
+        """Yield the row groups of the day's rows ``start`` to ``stop``, with the run in each."""
         base = 0
         for group in self.dataset.groups(day):
             if base < stop and base + group.rows > start:
@@ -188,10 +194,27 @@ class Reader:
             yield self._batch(pieces, day=day)
 
     def _batch(self, pieces: list[Rows], *, day: int) -> Batch:
-        size = self.local_batch_size
-        schema = self.dataset.schema
-        names = schema.select(sparse=True)
-        lengths = np.zeros((len(names), size), dtype=np.int32)
+        num_rows = sum(len(rows) for rows in pieces)
+        padded = {name: self._padded(pieces, name) for name in self._widths()}
+        return Batch(
+            sparse=self._sparse(pieces),
+            numbers=padded["numbers"],
+            vectors=padded["vectors"],
+            labels=padded["labels"],
+            masks=padded["masks"],
+            user=padded["user"],
+            item=padded["item"],
+            time=padded["time"],
+            domain=padded["domain"],
+            scenario=padded["scenario"],
+            row_id=padded["row_id"],
+            valid=torch.arange(self.local_batch_size) < num_rows,
+            day=day,
+        )
+
+    def _sparse(self, pieces: list[Rows]) -> KeyedJaggedTensor:
+        names = self.dataset.schema.select(sparse=True)
+        lengths = np.zeros((len(names), self.local_batch_size), dtype=np.int32)
         values = [np.zeros(0, dtype=np.int64)]
         for position, name in enumerate(names):
             at = 0
@@ -200,20 +223,10 @@ class Reader:
                 lengths[position, at : at + len(rows)] = np.diff(column.offsets)
                 values.append(column.values)
                 at += len(rows)
-        sparse = KeyedJaggedTensor(
+        return KeyedJaggedTensor(
             keys=names,
             values=torch.from_numpy(np.concatenate(values)),
             lengths=torch.from_numpy(lengths.reshape(-1)),
-        )
-        num_rows = sum(len(rows) for rows in pieces)
-        tensors = {name: self._padded(pieces, name) for name in self._widths()}
-        keys = {name: tensors.pop(name) for name in _KEYS}
-        return Batch(
-            sparse=sparse,
-            **tensors,
-            **keys,
-            valid=torch.arange(size) < num_rows,
-            day=day,
         )
 
     def _widths(self) -> dict[str, tuple[int, ...]]:

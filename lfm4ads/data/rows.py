@@ -1,4 +1,4 @@
-"""Decoded rows as arrays that can be sliced, joined and reordered without touching a row in Python."""
+"""Decoded rows as arrays that are sliced, joined and reordered with no Python per row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lfm4ads.data.columns import (
     Ragged,
+    is_among,
     needed_columns,
     read_ids,
     read_index,
@@ -32,7 +32,7 @@ class Rows:
 
     sparse: dict[str, Ragged]
     arrays: dict[str, Array]
-    """numbers (N, F), vectors (N, V), labels and masks (N, T), and (N,) keys by their ``Batch`` names."""
+    """By ``Batch`` name: numbers (N, F), vectors (N, V), labels and masks (N, T), keys (N,)."""
 
     def __len__(self) -> int:
         return len(self.arrays["user"])
@@ -89,14 +89,14 @@ def join(pieces: Sequence[Rows]) -> Rows:
 def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> Rows:
     """Read one row group, keep the selected domains, check every column and turn it into arrays.
 
-    ``horizon`` (ms): a time_to_event label counts only if its event had happened by then; None takes the final label.
+    ``horizon`` (ms): a time_to_event label counts only if its event had happened by then; None
+    takes the final label.
     """
     schema = dataset.schema
     where = f"{dataset.path / group.file}, row group {group.index}"
     table = read_row_group(dataset.path, group, columns=needed_columns(schema))
     if dataset.domains:
-        wanted = pa.array(dataset.domains, pa.int64())
-        table = table.filter(pc.is_in(table[schema.domain].cast(pa.int64()), value_set=wanted))
+        table = table.filter(is_among(table[schema.domain], dataset.domains))
     columns = {name: _one(table[name]) for name in table.column_names}
     sparse = {
         name: read_ids(

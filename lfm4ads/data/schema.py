@@ -117,13 +117,7 @@ class Schema:
                     f"feature {name} names table {feature.table}, which tables does not list"
                 )
         for name, task in self.tasks.items():
-            unknown = set(task.domains) - set(self.domains)
-            if unknown:
-                raise ValueError(f"task {name} names unknown domains {sorted(unknown)}")
-            if any(not 0 <= scenario < len(self.scenarios) for scenario in task.scenarios):
-                raise ValueError(
-                    f"task {name} names a scenario outside 0..{len(self.scenarios) - 1}"
-                )
+            self._check_task(name, task)
         outcomes = {
             column
             for task in self.tasks.values()
@@ -133,6 +127,13 @@ class Schema:
         for name in self.features:
             if self.column(name) in outcomes:
                 raise ValueError(f"feature {name} reads outcome column {self.column(name)}: a leak")
+
+    def _check_task(self, name: str, task: Task) -> None:
+        unknown = set(task.domains) - set(self.domains)
+        if unknown:
+            raise ValueError(f"task {name} names unknown domains {sorted(unknown)}")
+        if any(not 0 <= scenario < len(self.scenarios) for scenario in task.scenarios):
+            raise ValueError(f"task {name} names a scenario outside 0..{len(self.scenarios) - 1}")
 
     def column(self, feature: str) -> str:
         """Return the Parquet column of a feature."""
