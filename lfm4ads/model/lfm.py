@@ -27,7 +27,7 @@ class LfmConfig:
     """Width of UR and of IR."""
     cross_layers: int = 3
     mlp: tuple[int, ...] = (128, 64)
-    """Hidden layers of each domain's branch; the last one is the penultimate layer, the usual source of CR."""
+    """Hidden layers of each domain's branch; CR is usually read from the last, the penultimate."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -63,7 +63,10 @@ class LfmOutput:
 
 
 class Lfm(nn.Module):
-    """Towers that never see the other side, so that UR and IR can be cached; context only shifts the logit."""
+    """Towers that never see the other side, so that UR and IR can be cached.
+
+    Context only shifts the logit.
+    """
 
     def __init__(self, schema: Schema, config: LfmConfig) -> None:
         super().__init__()

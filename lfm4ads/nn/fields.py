@@ -1,6 +1,7 @@
 """From a batch's features to one wide vector a row.
 
-Dimension key: B rows, D width of the pooled embeddings, N numbers, K number width, V summed vector lengths.
+Dimension key: B rows, D width of the pooled embeddings, F sparse features, N numbers, K number
+width, V summed vector lengths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ def build_tables(
 ) -> EmbeddingBagCollection:
     """Return the embedding tables of the named sparse features, without memory (meta device).
 
-    Tables sum; means are taken by ``FieldEncoder``, because a sum is right under every sharding type.
+    Tables sum; means are taken by ``FieldEncoder``: a sum is right under every sharding type.
     """
     wanted = {name for name in features if schema.features[name].is_sparse}
     users: dict[str, list[str]] = {}
@@ -44,8 +45,13 @@ def build_tables(
 class FieldEncoder(nn.Module):
     """Concatenates embeddings, numbers and vectors of some features; lists are averaged.
 
-    A number x becomes x * v + c with its own v and c (K,); a vector goes through its own linear map.
+    A number x becomes x * v + c with its own v and c (K,); a vector goes through its own linear
+    map.
     """
+
+    _key: Tensor
+    _column: Tensor
+    _number: Tensor
 
     def __init__(
         self, schema: Schema, features: Sequence[str], *, number_dim: int, vector_dim: int
@@ -90,7 +96,7 @@ class FieldEncoder(nn.Module):
         if self.sparse:
             parts.append(self._embeddings(pooled, batch))
         if self.number_weight is not None and self.number_bias is not None:
-            numbers_BN1 = batch.numbers[:, self._number].unsqueeze(-1)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            numbers_BN1 = batch.numbers[:, self._number].unsqueeze(-1)
             parts.append((numbers_BN1 * self.number_weight + self.number_bias).flatten(1))
         for name, linear in self.vector_maps.items():
             start, stop = self._vectors[name]
@@ -101,9 +107,9 @@ class FieldEncoder(nn.Module):
         (sum_BD,) = KeyedTensor.regroup([pooled], [self.sparse])
         if not self._has_lists:
             return sum_BD
-        lengths_FB = batch.sparse.lengths().view(len(batch.sparse.keys()), -1)[self._key]  # pyright: ignore[reportArgumentType]
+        lengths_FB = batch.sparse.lengths().view(len(batch.sparse.keys()), -1)[self._key]
         scale_BF = lengths_FB.clamp(min=1).to(sum_BD.dtype).reciprocal().t()
-        return sum_BD * scale_BF[:, self._column]  # pyright: ignore[reportArgumentType]
+        return sum_BD * scale_BF[:, self._column]
 
 
 def _spans(schema: Schema) -> Mapping[str, tuple[int, int]]:

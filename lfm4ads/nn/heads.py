@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class ScenarioHeads(nn.Module):
     """logit[b, t] = (w_t + dw_{s,t}) . relu(h_b) + c_{s,t} with s the row's scenario.
 
-    The shared w_t lets a scenario of a hundred rows borrow from the large ones; its own part starts at zero.
+    The shared w_t lets a scenario of a hundred rows borrow from the large ones; its own part starts
+    at zero.
     """
 
     def __init__(self, width: int, *, scenarios: int, tasks: int) -> None:

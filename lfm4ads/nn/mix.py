@@ -13,9 +13,10 @@ from lfm4ads.nn.mlp import Mlp
 
 
 class MixTower(nn.Module):
-    """Cross layers shared by all domains, then an MLP per domain (arXiv 2508.14948, section 3; [T] in our notes).
+    """Cross layers shared by all domains, then an MLP per domain (arXiv 2508.14948, section 3).
 
-    Its input is [UR ; IR] and nothing else, so a stored UR and a stored IR suffice to run it downstream.
+    Its input is [UR ; IR] and nothing else, so a stored UR and a stored IR suffice to run it
+    downstream.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class MixTower(nn.Module):
         self.width = self._hidden[-1]
 
     def forward(self, x0_BW: Tensor, domain_B: Tensor) -> dict[str, Tensor]:
-        """Return every layer by name: towers, cross_1.., mlp_1.. (pre-activation, of the row's own branch).
+        """Return every layer by name: towers, cross_1.., mlp_1.. (pre-activation, own branch).
 
-        Rows are routed: a branch computes only its domain's rows, and no gradient of one domain reaches another's MLP.
+        Rows are routed: a branch computes only its domain's rows, and no gradient of one domain
+        reaches another's MLP.
         """
         layers = {"towers": x0_BW}
         crossed = self.cross(x0_BW)

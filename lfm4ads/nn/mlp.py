@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 
 class Mlp(nn.Module):
-    """Linear layers with ReLU between them: x_{l+1} = W relu(x_l) + b, the first without ReLU on its input.
+    """Linear layers with ReLU between them: x_{l+1} = W relu(x_l) + b, but x_1 = W x_0 + b.
 
-    The public code of LFM4Ads (arXiv 2508.14948) reads representations before the ReLU, so that they keep their sign.
+    The public code of LFM4Ads (arXiv 2508.14948) reads representations before the ReLU, so that
+    they keep their sign.
     """
 
     def __init__(self, width: int, hidden: Sequence[int], *, dropout: float = 0.0) -> None:

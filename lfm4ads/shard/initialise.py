@@ -1,6 +1,7 @@
 """First values of table rows from their identity, so that they do not depend on where a row lives.
 
-DistributedModelParallel initialises each shard from the rank's generator: another plan would be another model.
+DistributedModelParallel initialises each shard from the rank's generator: another plan would be
+another model.
 """
 
 import zlib
@@ -17,9 +18,10 @@ _CHUNK_ROWS = 1 << 18
 def row_values(
     table: str, *, rows: range, columns: range, shape: tuple[int, int], seed: int
 ) -> Tensor:
-    """Return uniform values (rows, columns) in +-1/sqrt(table rows), a function of (seed, table, row, column).
+    """Return uniform values (rows, columns) in +-1/sqrt(table rows), functions of their place.
 
-    That range is TorchRec's own default: a key seen a few times should not carry a large random vector.
+    Each depends on (seed, table, row, column) alone. That range is TorchRec's own default: a key
+    seen a few times should not carry a large random vector.
     """
     salt = mix64(np.array([seed, zlib.crc32(table.encode())], dtype=np.int64))
     cell = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(shape[1])
@@ -39,7 +41,7 @@ def fill_rows(
     shape: tuple[int, int],
     seed: int,
 ) -> None:
-    """Overwrite a shard (rows, columns) of a table of ``shape`` (rows, dim) in place, a chunk of rows at a time."""
+    """Overwrite a shard (rows, columns) of a table of ``shape`` (rows, dim), rows by chunks."""
     num_rows, num_columns = shard.shape
     for start in range(0, num_rows, _CHUNK_ROWS):
         stop = min(start + _CHUNK_ROWS, num_rows)

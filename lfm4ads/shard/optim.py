@@ -26,7 +26,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.dense_lr <= 0 or self.sparse_lr <= 0:
             raise ValueError(
-                f"optim.dense_lr and optim.sparse_lr must be positive, got {self.dense_lr} and {self.sparse_lr}"
+                "optim.dense_lr and optim.sparse_lr must be positive,"
+                f" got {self.dense_lr} and {self.sparse_lr}"
             )
         if self.weight_decay < 0 or self.clip_norm < 0:
             raise ValueError("optim.weight_decay and optim.clip_norm must not be negative")
@@ -45,8 +46,9 @@ def fused_params(config: OptimConfig) -> dict[str, Any]:
 class TableOptimizer(torch.optim.Optimizer):
     """The fused optimisers' rules for tables with dense gradients.
 
-    A table placed data_parallel has no fused optimiser: without this it would silently never move. The rules are
-    FBGEMM's: row-wise AdaGrad adds a row's mean squared gradient to one accumulator per row.
+    A table placed data_parallel has no fused optimiser: without this it would silently never move.
+    The rules are FBGEMM's: row-wise AdaGrad adds a row's mean squared gradient to one accumulator
+    per row.
     """
 
     def __init__(self, parameters: Iterable[Tensor], *, config: OptimConfig) -> None:
@@ -54,15 +56,14 @@ class TableOptimizer(torch.optim.Optimizer):
         self._kind = config.sparse_kind
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # noqa: ARG002 - torch's signature
+    def step(self, closure: None = None) -> None:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride] - torch's, less its closures
         """Apply one update to every table that has a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._update(table, lr=group["lr"])
+                    self._update(table, gradient=table.grad, lr=group["lr"])
 
-    def _update(self, table: Tensor, *, lr: float) -> None:
-        gradient = table.grad
+    def _update(self, table: Tensor, *, gradient: Tensor, lr: float) -> None:
         if self._kind == "sgd":
             table.sub_(gradient, alpha=lr)
             return

@@ -1,4 +1,4 @@
-"""A single-device model placed on ranks, with its optimisers: the only place that wraps anything."""
+"""A single-device model placed on ranks, with its optimisers: the only place that wraps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec import EmbeddingBagCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
@@ -44,7 +44,8 @@ class Sharded:
     def step(self, loss: Tensor) -> None:
         """Backpropagate, which updates fused tables, then step the dense parameters.
 
-        Gradients are averaged over ranks: a loss summed over rows must be scaled by world / global batch size.
+        Gradients are averaged over ranks: a loss summed over rows must be scaled by world / global
+        batch size.
         """
         for optimizer in self.dense:
             optimizer.zero_grad(set_to_none=True)
@@ -99,7 +100,7 @@ def shard_model(
     )
     shapes = {name: (spec.num_embeddings, spec.embedding_dim) for name, spec in specs.items()}
     _initialise(wrapped, shapes=shapes, seed=seed)
-    fused: CombinedOptimizer = wrapped.fused_optimizer  # pyright: ignore[reportAssignmentType]
+    fused: CombinedOptimizer = wrapped.fused_optimizer
     sharded = Sharded(wrapped, fused, [], config.optim.clip_norm, ranks, shapes)
     sharded.dense = _dense_optimizers(
         sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {}
@@ -108,7 +109,7 @@ def shard_model(
 
 
 def table_of(parameter: str) -> str | None:
-    """Return the table whose weight a parameter name is, or None: ``...embedding_bags.<table>.weight``."""
+    """Return the table in a parameter name ``...embedding_bags.<table>.weight``, else None."""
     parts = parameter.split(".")
     if len(parts) >= 3 and parts[-3] == "embedding_bags" and parts[-1] == "weight":
         return parts[-2]

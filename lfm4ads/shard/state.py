@@ -29,12 +29,12 @@ def load_weights(folder: Path, sharded: Sharded) -> dict[str, Any]:
 
 
 def load_tensors(folder: Path, tensors: dict[str, Tensor], *, ranks: Ranks) -> None:
-    """Read single dense tensors of a checkpoint, by their names in the model that wrote it, in place."""
+    """Read single dense tensors of a checkpoint in place, by their names in its model."""
     load_checkpoint(folder, {"model": tensors}, ranks=ranks)
 
 
 def copy_weights(sharded: Sharded) -> dict[str, Tensor]:
-    """Return a copy of this rank's weights, to come back to the best epoch without a checkpoint on disk."""
+    """Return a copy of this rank's weights: a way back to the best epoch without the disk."""
     return {name: shard.clone() for name, shard in _local(sharded).items()}
 
 
@@ -56,7 +56,7 @@ def _local(sharded: Sharded) -> dict[str, Tensor]:
 
 
 def _state(sharded: Sharded) -> dict[str, Any]:
-    """Return every tensor that training changes, keyed by parameter name; optimiser settings come from the config."""
+    """Return every tensor that training changes, by parameter name; settings are the config's."""
     fused = {name: state for name, state in sharded.fused.state_dict()["state"].items() if state}
     names = {id(parameter): name for name, parameter in sharded.dense_parameters().items()}
     dense = {
@@ -69,7 +69,7 @@ def _state(sharded: Sharded) -> dict[str, Any]:
 
 
 def _materialise(optimizer: torch.optim.Optimizer) -> None:
-    """Make the state tensors that the first step would make, without moving a weight, so that loading has targets."""
+    """Make the first step's state tensors without moving a weight: loading needs targets."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

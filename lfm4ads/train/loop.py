@@ -34,9 +34,10 @@ class Pass:
 def agreed(
     batches: Iterable[Batch], *, ranks: Ranks, stop: StopSignal | None = None
 ) -> Iterator[Batch | None]:
-    """Yield batches, or None and end when any rank was told to stop; a reader's error raises on every rank.
+    """Yield batches, or None and end when any rank was told to stop; one's error raises on all.
 
-    One small all-reduce a step: without it a rank that fails leaves the others waiting in a collective.
+    One small all-reduce a step: without it a rank that fails leaves the others waiting in a
+    collective.
     """
     source = iter(batches)
     while True:
@@ -80,10 +81,11 @@ def train_pass(
         sharded: The model and its optimisers.
         batches: This rank's share; all ranks have equally many.
         loss: Loss of a batch, summed over its rows.
-        batch_size: Rows of a global step; the gradient is that of the summed loss divided by it, on any number of ranks.
+        batch_size: Rows of a global step; the gradient is that of the summed loss divided by it, on
+            any number of ranks.
         stop: When set on any rank, every rank leaves after the same step.
         after_step: Called after each step, on every rank.
-        seed: Of dropout; each step draws from (seed, step, rank), so that a resumed run draws the same.
+        seed: Of dropout; each step draws from (seed, step, rank), so a resumed run draws the same.
 
     Raises:
         UserError: a batch could not be read, or the loss is no longer finite; on every rank.

@@ -12,8 +12,8 @@ from lfm4ads.data.batch import Batch
 def masked_bce(logits_BT: Tensor, batch: Batch, *, columns: Tensor | None = None) -> Tensor:
     """Return the binary cross-entropy summed over the labels that exist.
 
-    A sum, not a mean: divided by a constant batch size it makes the same gradient however rows fall on ranks, and a
-    task weighs as much as it has labels.
+    A sum, not a mean: divided by a constant batch size it makes the same gradient however rows fall
+    on ranks, and a task weighs as much as it has labels.
 
     Args:
         logits_BT: One column a task.

@@ -69,7 +69,7 @@ def figure_rows(figures: Figures, *, split: str) -> list[dict[str, Any]]:
 
 
 def mean_auc(figures: Figures, *, monitor: str, scenario: str = "all") -> float:
-    """Return the AUC of the task ``monitor``, or the mean over tasks when it is empty; .5 where undefined."""
+    """Return the AUC of task ``monitor``, or the mean over tasks when empty; .5 where undefined."""
     values = [
         one.auc
         for (task, where), one in figures.items()
@@ -134,7 +134,7 @@ def score_pass(
     sinks: list[Callable[[np.ndarray, Batch], None]],
     ranks: Ranks,
 ) -> int:
-    """Score batches with ``forward`` (logits (B, T)), hand logits to every sink, return this rank's number of rows.
+    """Score batches, hand logits (B, T) to every sink, return this rank's number of rows.
 
     Raises:
         UserError: a batch could not be read or a logit is not finite; on every rank.

@@ -16,7 +16,7 @@ class DaysConfig:
     first: int
     """First day trained on."""
     base_last: int
-    """Last day of the base, which is trained for up to ``max_epochs`` passes; later days get one pass each."""
+    """Last day of the base, which gets up to ``max_epochs`` passes; later days get one each."""
     last: int
     """Last day trained on."""
     max_epochs: int = 1
@@ -26,7 +26,8 @@ class DaysConfig:
     def __post_init__(self) -> None:
         if not self.first <= self.base_last <= self.last:
             raise ValueError(
-                f"days must be first <= base_last <= last, got {self.first}, {self.base_last}, {self.last}"
+                "days must be first <= base_last <= last,"
+                f" got {self.first}, {self.base_last}, {self.last}"
             )
         if self.max_epochs < 1 or self.valid_days < 1:
             raise ValueError("days.max_epochs and days.valid_days must be at least 1")
@@ -54,17 +55,18 @@ class Work:
 
 
 def plan_work(config: DaysConfig, dataset: Dataset) -> Work:
-    """Return base epochs with validation, then every later day: score it, train on it, keep a checkpoint.
+    """Return base epochs with validation, then each later day: score, train, keep a checkpoint.
 
-    A day is scored before it is trained on, so the prequential figures are those of a model that has not seen it.
+    A day is scored before it is trained on, so the prequential figures are those of a model that
+    has not seen it.
     """
     base = dataset.between(config.first, config.base_last)
     later = dataset.between(config.base_last, config.last)[1:]
     valid = tuple(later[: config.valid_days]) if config.max_epochs > 1 else ()
     if config.max_epochs > 1 and len(valid) < config.valid_days:
         raise UserError(
-            f"days.valid_days is {config.valid_days}, but only {len(later)} days follow days.base_last"
-            f" {config.base_last}; move base_last back or set max_epochs=1",
+            f"days.valid_days is {config.valid_days}, but only {len(later)} days follow"
+            f" days.base_last {config.base_last}; move base_last back or set max_epochs=1",
             everywhere=True,
         )
     items: list[Item] = []
