@@ -1,1 +1,1 @@
-"""Command lines of the stages: `torchrun -m launch.<stage> configs/<stage>/<name>.yaml key=value ...`."""
+"""Command lines: ``torchrun -m launch.<stage> configs/<stage>/<name>.yaml key=value ...``."""

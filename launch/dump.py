@@ -1,4 +1,7 @@
-"""Dump the representations: torchrun --standalone --nproc-per-node 2 -m launch.dump configs/dump/debug.yaml."""
+"""Write what the upstream model knows of every user and item, day by day.
+
+``python -m launch.ranks --nproc-per-node 2 -m launch.dump configs/dump/debug.yaml``
+"""
 
 import sys
 

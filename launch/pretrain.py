@@ -1,4 +1,7 @@
-"""Train the upstream model: torchrun --standalone --nproc-per-node 2 -m launch.pretrain configs/pretrain/debug.yaml."""
+"""Train the upstream model.
+
+``python -m launch.ranks --nproc-per-node 2 -m launch.pretrain configs/pretrain/debug.yaml``
+"""
 
 import sys
 

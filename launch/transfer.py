@@ -1,4 +1,7 @@
-"""Train downstream models: torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/debug.yaml."""
+"""Train downstream models with and without what the upstream model knows.
+
+``python -m launch.ranks --nproc-per-node 2 -m launch.transfer configs/transfer/debug.yaml``
+"""
 
 import sys
 

@@ -1,6 +1,7 @@
 """Run a test body on several gloo ranks of this machine.
 
-A preloaded forkserver starts a rank in under a second; ranks meet in a file, so no port is ever fixed.
+A preloaded forkserver starts a rank in under a second; ranks meet in a file, so no port is ever
+fixed.
 """
 
 import multiprocessing
@@ -11,6 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
+from lfm4ads.core.ranks import connect
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "lfm4ads.core.ranks"])
 
@@ -18,24 +24,22 @@ _CONTEXT.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "lfm4ad
 def _enter(
     body: Callable[..., Any], rank: int, world: int, folder: str, arguments: tuple[Any, ...]
 ) -> None:
-    import torch
-    import torch.distributed as dist
-
-    from lfm4ads.core.ranks import connect
-
     torch.set_num_threads(1)
     out = Path(folder) / f"result-{rank}"
     try:
         ranks = connect(rank, world, dist.FileStore(f"{folder}/store", world), timeout_seconds=100)
         value = (True, body(ranks, *arguments))
         dist.destroy_process_group()
-    except BaseException:  # the parent test reports it
+    except BaseException:  # noqa: BLE001 - the parent test reports it
         value = (False, traceback.format_exc())
     out.write_bytes(pickle.dumps(value))
 
 
 def run_ranks(body: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
-    """Call ``body(ranks, *arguments)``, a module-level function, on ``world`` ranks; return results in rank order."""
+    """Call ``body(ranks, *arguments)`` on ``world`` ranks; return the results in rank order.
+
+    ``body`` must be a function of a module, so that a rank can import it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, arguments))

@@ -49,8 +49,8 @@ class DownstreamConfig:
 class IsomorphicModule(nn.Module):
     """The upstream mix tower of one domain, fed with stored UR and IR, with heads of its own.
 
-    It recomputes a cross representation CR'(u, i) per sample, so no (user, item) pair is ever stored. A key without a
-    stored representation gets a learned default, zero at start.
+    It recomputes a cross representation CR'(u, i) per sample, so no (user, item) pair is ever
+    stored. A key without a stored representation gets a learned default, zero at start.
     """
 
     def __init__(self, upstream: LfmConfig, *, scenarios: int, tasks: int) -> None:
@@ -89,8 +89,9 @@ def module_weights(*, domain: str, cross_layers: int, mlp_layers: int) -> dict[s
 class Downstream(nn.Module):
     """DCNv2 on the team's own features; an arm adds upstream knowledge to it.
 
-    vanilla: x_0 = E. sum: x_0 = [E ; W UR + b] (the SUM baseline). adapter: every representation through a non-linear
-    adapter that gates E and adds to the last hidden layer. module: adds the isomorphic module's logit.
+    vanilla: x_0 = E. sum: x_0 = [E ; W UR + b] (the SUM baseline). adapter: every representation
+    through a non-linear adapter that gates E and adds to the last hidden layer. module: adds the
+    isomorphic module's logit.
     """
 
     def __init__(
@@ -107,9 +108,7 @@ class Downstream(nn.Module):
         features = config.features or tuple(schema.features)
         unknown = set(features) - set(schema.features)
         if unknown:
-            raise ValueError(
-                f"model.features names {sorted(unknown)[0]}, which the schema does not have"
-            )
+            raise ValueError(f"model.features names {min(unknown)}, which the schema does not have")
         self.arm: Arm = arm
         self.tables = build_tables(schema, features)
         self.fields = FieldEncoder(

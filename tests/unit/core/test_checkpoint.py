@@ -112,7 +112,7 @@ def test_a_save_that_dies_leaves_the_former_checkpoint(tmp_path):
     assert str(caught.value).startswith(f"{folder}: the checkpoint could not be written (")
     assert str(caught.value).endswith("; free disk space")
     unwritable = {"model": {"weight": torch.ones(2)}, "loop": {"seed": (n for n in (1, 2))}}
-    with pytest.raises(UserError, match="last: the checkpoint could not be written .*generator"):
+    with pytest.raises(UserError, match=r"last: the checkpoint could not be written .*generator"):
         save_checkpoint(folder, unwritable, meta=META, ranks=one_rank())
     with pytest.raises(TypeError):
         save_checkpoint(folder, state_of(3), meta={"bad": object()}, ranks=one_rank())
@@ -124,7 +124,7 @@ def test_a_save_that_dies_leaves_the_former_checkpoint(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file.*Not a directory"):
+    with pytest.raises(UserError, match=r"file.*Not a directory"):
         save(tmp_path / "file" / "last")
 
 
