@@ -22,8 +22,7 @@ class Standardiser(nn.Module):
 
     def __init__(self, dims: Mapping[str, int]) -> None:
         super().__init__()
-        self.names = list(dims)
-        self.width = sum(dims.values())
+        self.dims = dict(dims)
         for name, dim in dims.items():
             self.register_buffer(_buffer("mean", name), torch.zeros(dim))
             self.register_buffer(_buffer("std", name), torch.ones(dim))
@@ -36,7 +35,7 @@ class Standardiser(nn.Module):
     def forward(self, batch: Batch, names: Sequence[str] | None = None) -> Tensor:
         """Return the named representations side by side (B, R); all of them when None."""
         parts: list[Tensor] = []
-        for name in self.names if names is None else names:
+        for name in self.dims if names is None else names:
             mean_D = self.get_buffer(_buffer("mean", name))
             std_D = self.get_buffer(_buffer("std", name))
             scaled_BD = ((batch.reps[name] - mean_D) / std_D).clamp(-_LIMIT, _LIMIT)

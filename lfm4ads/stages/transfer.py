@@ -29,7 +29,7 @@ from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.losses import masked_bce
-from lfm4ads.train.moments import fit_standardiser
+from lfm4ads.train.moments import fit_prior, fit_standardiser
 from lfm4ads.train.scores import Figures, figure_rows
 from lfm4ads.train.transplant import transplant_module
 
@@ -299,11 +299,12 @@ def _model(
     model = Downstream(
         schema, config.model, arm=arm, tasks=len(config.tasks), rep_dims=dims, upstream=upstream
     )
+    first = config.split.train_first
     if model.standardiser is not None:
-        fit_standardiser(
-            model.standardiser, trainer, day=config.split.train_first, ranks=setting.ranks
-        )
-    if arm == "module":
+        fit_standardiser(model.standardiser, trainer, day=first, ranks=setting.ranks)
+    if model.module is None:
+        fit_prior(model.heads, trainer, day=first, tasks=setting.columns, ranks=setting.ranks)
+    else:
         transplant_module(
             model,
             setting.checkpoint,
