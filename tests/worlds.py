@@ -33,7 +33,8 @@ features:
 tasks:
   click: {label: click}
   long_view: {label: long_view, domains: [content]}
-  conversion: {label: conversion, kind: time_to_event, duration: conversion_delay_ms, domains: [ads]}
+  conversion:
+    {label: conversion, kind: time_to_event, duration: conversion_delay_ms, domains: [ads]}
 """
 DAY_MS = 86_400_000
 
@@ -99,3 +100,34 @@ def write_tiny(
         )
     (folder / "schema.yaml").write_text(schema)
     return folder
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array | list, kind=None) -> pa.Table:
+    """Return the table with one column replaced."""
+    column = values if isinstance(values, pa.Array) else pa.array(values, kind)
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+def with_value(table: pa.Table, name: str, value, *, row: int, kind=None) -> pa.Table:
+    """Return the table with one value replaced, and the column's type where ``kind`` is given."""
+    values = table[name].to_pylist()
+    values[row] = value
+    return with_column(table, name, values, kind or table.schema.field(name).type)
+
+
+def write_table(
+    folder: Path,
+    table: pa.Table,
+    *,
+    day: int = 20260101,
+    part: int = 0,
+    row_group_rows: int = 64,
+    schema: str = SCHEMA,
+    **options,
+) -> Path:
+    """Write one file of a day, and the schema; ``options`` are those of ``pq.write_table``."""
+    path = folder / f"day={day}" / f"part-{part:05d}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=row_group_rows, **options)
+    (folder / "schema.yaml").write_text(schema)
+    return path

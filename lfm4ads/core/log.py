@@ -32,7 +32,7 @@ class MetricsLog:
         if self._path is None:
             return
         text = self._path.read_text() if self._path.exists() and keep_steps else ""
-        # A full disk or a lost machine can tear the last line; only a whole one ends with a newline.
+        # A full disk can tear the last line; only a whole one ends with a newline.
         whole = text[: text.rfind("\n") + 1].splitlines()
         kept = [line for line in whole if json.loads(line)["step"] <= keep_steps]
         write_text(self._path, "".join(f"{line}\n" for line in kept))

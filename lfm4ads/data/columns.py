@@ -3,7 +3,7 @@
 Every fault names the file, the row group, the column and the fix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
     return values
 
 
+def _fits_float32(numbers: Array) -> bool:
+    """Whether float32 holds every number; NaN fails the comparison too."""
+    return bool((np.abs(numbers) <= np.finfo(np.float32).max).all())
+
+
 def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
     """Return int64 ids (N,): integers with every bit kept, strings hashed to 63 bits."""
     not_null(values, column=column, where=where)
@@ -124,10 +129,10 @@ def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
     return ids
 
 
-def is_among(values: pa.ChunkedArray, wanted: Sequence[int]) -> pa.ChunkedArray:
-    """Return a mask of the integers that are among ``wanted``."""
-    options = pc.SetLookupOptions(pa.array(wanted, pa.int64()))
-    return pc.call_function("is_in", [values.cast(pa.int64())], options)
+def read_domain(table: pa.Table, schema: Schema, *, where: str) -> Array:
+    """Return the domain (N,) of every row, checked before rows are chosen by it."""
+    values = _flat(table[schema.domain])
+    return read_index(values, column=schema.domain, size=len(schema.domains), where=where)
 
 
 def read_index(values: pa.Array, *, column: str, size: int, where: str) -> Array:
@@ -181,14 +186,15 @@ def read_number(values: pa.Array, feature: Feature, *, column: str, where: str) 
         not_null(values, column=column, where=where)
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     present = values.is_valid().to_numpy(zero_copy_only=False)
-    if not np.isfinite(numbers[present]).all():
+    if feature.log:
+        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+    standard = np.where(present, (numbers - feature.mean) / feature.std, 0.0)
+    if not _fits_float32(standard):
         raise UserError(
             f"{where}: column {column} has a NaN or infinite number;"
             " write a missing number as null and mark it nullable"
         )
-    if feature.log:
-        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    return np.where(present, (numbers - feature.mean) / feature.std, 0.0).astype(np.float32)
+    return standard.astype(np.float32)
 
 
 def read_vector(values: pa.Array, feature: Feature, *, column: str, where: str) -> Array:
@@ -201,22 +207,23 @@ def read_vector(values: pa.Array, feature: Feature, *, column: str, where: str) 
         )
     flat = _flat(values.flatten())
     not_null(flat, column=column, where=where)
-    numbers = (
-        flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(values), feature.length)
-    )
-    if not np.isfinite(numbers).all():
+    numbers = flat.to_numpy(zero_copy_only=False).reshape(len(values), feature.length)
+    if not _fits_float32(numbers):
         raise UserError(
             f"{where}: column {column} has a NaN or infinite component; write finite vectors"
         )
-    return numbers
+    return numbers.astype(np.float32)
 
 
 def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tuple[Array, Array]:
-    """Return a label (N,) float32 with 0 for null, and its mask (N,) float32."""
+    """Return a label (N,) float64 with 0 for null, and its mask (N,).
+
+    A delay of a few hours in milliseconds is more than float32 counts exactly.
+    """
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     present = np.asarray(values.is_valid().to_numpy(zero_copy_only=False))
     known = numbers[present]
-    if not np.isfinite(known).all():
+    if not _fits_float32(known):
         raise UserError(
             f"{where}: label column {column} has a NaN or infinite value;"
             " write a missing label as null"
@@ -225,4 +232,4 @@ def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tu
         raise UserError(
             f"{where}: label column {column} of a binary task holds values other than 0 and 1"
         )
-    return np.where(present, numbers, 0.0).astype(np.float32), present.astype(np.float32)
+    return np.where(present, numbers, 0.0), present.astype(np.float64)

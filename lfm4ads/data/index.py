@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.columns import check_types, is_among, needed_columns, not_null
+from lfm4ads.data.columns import check_types, needed_columns, not_null, read_domain
 from lfm4ads.data.schema import Schema, load_schema
 
 
@@ -88,6 +88,7 @@ def select_domains(
 ) -> Dataset:
     """Return the dataset cut down to ``days`` and to rows of the named domains.
 
+    Row groups without such rows stay: the end of a day is that of its whole log.
     Only the domain column is read for the counts, each row group on one rank.
     """
     unknown = set(names) - set(dataset.schema.domains)
@@ -104,14 +105,11 @@ def select_domains(
         counts = np.zeros(len(groups), dtype=np.int64)
         with ranks.together():
             for position in range(ranks.rank, len(groups), ranks.world):
-                counts[position] = _count(
-                    dataset.path, dataset.schema.domain, domains, groups[position]
-                )
+                counts[position] = _count(dataset, groups[position], domains)
         counts = ranks.sum(counts)
         counted[day] = tuple(
             RowGroup(group.file, group.index, int(count), group.last_time)
             for group, count in zip(groups, counts, strict=True)
-            if count
         )
     return Dataset(path=dataset.path, schema=dataset.schema, days=counted, domains=domains)
 
@@ -128,9 +126,10 @@ def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa
         ) from error
 
 
-def _count(path: Path, column: str, domains: tuple[int, ...], group: RowGroup) -> int:
-    values = read_row_group(path, group, columns=[column])[column]
-    return pc.call_function("sum", [is_among(values, domains)]).as_py() or 0
+def _count(dataset: Dataset, group: RowGroup, domains: tuple[int, ...]) -> int:
+    table = read_row_group(dataset.path, group, columns=[dataset.schema.domain])
+    where = f"{dataset.path / group.file}, row group {group.index}"
+    return int(np.isin(read_domain(table, dataset.schema, where=where), domains).sum())
 
 
 def _scan(path: Path, schema: Schema) -> dict[int, list[RowGroup]]:

@@ -20,9 +20,9 @@ class _End:
 
 
 def prefetch(items: Iterable[T], *, depth: int) -> Iterator[T]:
-    """Yield ``items`` in order, at most ``depth`` made ahead; an error comes where it belongs.
+    """Yield ``items`` in order; an error comes where it belongs.
 
-    Leaving the loop early stops the thread.
+    At most ``depth`` items wait, and one is in the making. Leaving the loop early stops the thread.
     """
     ready: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=depth)
     stop = threading.Event()

@@ -174,7 +174,7 @@ class Reader:
         """Yield the row groups of the day's rows ``start`` to ``stop``, with the run in each."""
         base = 0
         for group in self.dataset.groups(day):
-            if base < stop and base + group.rows > start:
+            if group.rows and base < stop and base + group.rows > start:
                 yield group, max(start - base, 0), min(stop - base, group.rows)
             base += group.rows
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from lfm4ads.data.columns import (
     Ragged,
-    is_among,
     needed_columns,
+    read_domain,
     read_ids,
     read_index,
     read_keys,
@@ -59,8 +59,8 @@ def _take_ragged(column: Ragged, order: Array) -> Ragged:
     counts = column.offsets[order + 1] - starts
     offsets = np.zeros(len(order) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
-    if len(column.values) == len(column.offsets) - 1 == offsets[-1]:
-        return Ragged(column.values[order], offsets)
+    if (counts == 1).all():
+        return Ragged(column.values[starts], offsets)
     positions = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
     return Ragged(column.values[positions], offsets)
 
@@ -96,7 +96,8 @@ def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> 
     where = f"{dataset.path / group.file}, row group {group.index}"
     table = read_row_group(dataset.path, group, columns=needed_columns(schema))
     if dataset.domains:
-        table = table.filter(is_among(table[schema.domain], dataset.domains))
+        domain = read_domain(table, schema, where=where)
+        table = table.filter(pa.array(np.isin(domain, dataset.domains)))
     columns = {name: _one(table[name]) for name in table.column_names}
     sparse = {
         name: read_ids(
@@ -181,7 +182,7 @@ def _labels(
             delay, known = read_label(
                 columns[task.duration], column=task.duration, where=where, binary=False
             )
-            label = label * known * (keys["time"] + delay.astype(np.int64) <= horizon)
+            label = label * known * (delay <= horizon - keys["time"])
         if task.domains:
             mask = mask * np.isin(
                 keys["domain"], [schema.domains.index(name) for name in task.domains]

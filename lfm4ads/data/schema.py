@@ -58,6 +58,8 @@ class Feature:
             raise ValueError(f"a feature of kind {self.kind} needs a table")
         if self.kind == "vector" and self.length < 1:
             raise ValueError("a vector feature needs a positive length")
+        if self.max_length < 0:
+            raise ValueError(f"max_length must be at least 0, got {self.max_length}")
         if self.std <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
 
@@ -124,9 +126,10 @@ class Schema:
             for column in (task.label, task.duration)
             if column
         }
-        for name in self.features:
-            if self.column(name) in outcomes:
-                raise ValueError(f"feature {name} reads outcome column {self.column(name)}: a leak")
+        for name, feature in self.features.items():
+            for column in (self.column(name), feature.times):
+                if column in outcomes:
+                    raise ValueError(f"feature {name} reads outcome column {column}: a leak")
 
     def _check_task(self, name: str, task: Task) -> None:
         unknown = set(task.domains) - set(self.domains)
