@@ -96,7 +96,9 @@ class RepsReader:
             for side, table in tables.items():
                 found = table.lookup((batch.user if side == "user" else batch.item).numpy())
                 for name, values in found.values.items():
-                    batch.reps[f"{side}.{name}"] = torch.from_numpy(values)
+                    # Padding has key 0, which may be somebody's.
                     present = found.present[name] & batch.valid.numpy()
+                    values[~present] = 0.0
+                    batch.reps[f"{side}.{name}"] = torch.from_numpy(values)
                     batch.present[f"{side}.{name}"] = torch.from_numpy(present).float()
             yield batch
