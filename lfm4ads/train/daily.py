@@ -109,7 +109,8 @@ class Daily:
             batch_size=self.batch_size,
             stop=self.stop,
             after_step=after_step,
-            seed=hash((self.seed, position.index, first)),
+            seed=hash((self.seed, position.index)),
+            first_step=first,
         )
         if done.stopped:
             self._save("last", day=item.day)

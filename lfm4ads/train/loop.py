@@ -74,6 +74,7 @@ def train_pass(
     stop: StopSignal | None = None,
     after_step: Callable[[], None] | None = None,
     seed: int = 0,
+    first_step: int = 0,
 ) -> Pass:
     """Train on every batch once.
 
@@ -85,7 +86,8 @@ def train_pass(
             any number of ranks.
         stop: When set on any rank, every rank leaves after the same step.
         after_step: Called after each step, on every rank.
-        seed: Of dropout; each step draws from (seed, step, rank), so a resumed run draws the same.
+        seed: Of dropout; each step draws from (seed, step, rank).
+        first_step: Steps of this pass done before a restart, so that a resumed run draws the same.
 
     Raises:
         UserError: a batch could not be read, or the loss is no longer finite; on every rank.
@@ -101,7 +103,7 @@ def train_pass(
             break
         rows += int(host_batch.valid.sum())
         batch = host_batch.to(ranks.device)
-        seed_torch(seed, steps, ranks.rank)
+        seed_torch(seed, first_step + steps, ranks.rank)
         value = loss(batch)
         sharded.step(value * (ranks.world / batch_size))
         total += value.detach()

@@ -1,0 +1,254 @@
+"""What is saved comes back to the last bit: weights, optimiser state, on other plans and ranks."""
+
+import numpy as np
+import pytest
+import torch
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.data.schema import load_schema
+from lfm4ads.model.downstream import Downstream, DownstreamConfig
+from lfm4ads.shard.sharded import ShardConfig, shard_model
+from lfm4ads.shard.state import (
+    _state,
+    copy_weights,
+    load_sharded,
+    load_tensors,
+    load_weights,
+    put_weights,
+    save_sharded,
+)
+from lfm4ads.train.transplant import transplant_module
+from tests.batches import read_batches
+from tests.gloo import run_ranks
+from tests.multiproc.jobs import KINDS, MODEL, PLACES, build, join_weights, local_weights, train
+from tests.worlds import write_tiny
+
+pytestmark = pytest.mark.multiproc
+SAVE_AT, STEPS = 3, 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("state") / "data", days=1, rows=620)
+
+
+def tensors_of(state, prefix=""):
+    """Return every tensor of nested dicts, sharded ones as this rank's shards."""
+    if isinstance(state, dict):
+        return {
+            key: tensor
+            for name, part in state.items()
+            for key, tensor in tensors_of(part, f"{prefix}/{name}").items()
+        }
+    if hasattr(state, "local_shards"):
+        shards = state.local_shards()
+        return {f"{prefix}#{i}": shard.tensor.clone() for i, shard in enumerate(shards)}
+    return {prefix: state.detach().clone()}
+
+
+def differences(one, other):
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def restart_body(ranks, folder, checkpoints):
+    """Train straight and with a restart in the middle; return what differs, per plan and kind."""
+    batches = read_batches(folder, ranks=ranks)[:STEPS]
+    found = {}
+    for place in PLACES:
+        for kind in KINDS:
+            path = checkpoints / f"{place}-{kind}"
+            straight = build(folder, ranks, place=place, kind=kind)
+            train(straight, batches[:SAVE_AT])
+            save_sharded(path, straight, meta={"step": SAVE_AT})
+            saved = tensors_of(_state(straight))
+            train(straight, batches[SAVE_AT:])
+
+            other = build(folder, ranks, place=place, kind=kind, seed=99)
+            before = tensors_of({"model": other.model.state_dict()})
+            meta = load_sharded(path, other)
+            loaded = tensors_of(_state(other))
+            train(other, batches[meta["step"] :])
+            ends = tensors_of(_state(straight)), tensors_of(_state(other))
+            found[place, kind] = {
+                "loaded": differences(saved, loaded),
+                "end": differences(*ends),
+                "was equal": [name for name in before if torch.equal(before[name], loaded[name])],
+                "stood still": [name for name in saved if torch.equal(saved[name], ends[0][name])],
+                "optimiser": sorted({name.split("/")[1] for name in saved}),
+            }
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_restarted_run_is_the_straight_run(folder, tmp_path, world):
+    for result in run_ranks(restart_body, world, folder, tmp_path):
+        for run, found in result.items():
+            assert found["loaded"] == [], run
+            assert found["end"] == [], run
+            # The comparisons could fail: other weights were there, and every tensor moved since.
+            assert found["was equal"] == [], run
+            assert found["stood still"] == [], run
+            assert "dense" in found["optimiser"], run
+    fused = {
+        run for result in [result] for run, found in result.items() if "fused" in found["optimiser"]
+    }
+    assert fused == {
+        (place, kind)
+        for place in PLACES
+        if place != "data_parallel"
+        for kind in KINDS
+        if kind != "sgd"
+    }
+
+
+def write_body(ranks, folder, checkpoints):
+    """Write a trained model of every plan."""
+    found = {}
+    for place in PLACES:
+        sharded = build(folder, ranks, place=place)
+        train(sharded, read_batches(folder, ranks=ranks)[:2])
+        save_sharded(checkpoints / place, sharded, meta={"place": place})
+        found[place] = local_weights(sharded)
+    return found
+
+
+def read_body(ranks, folder, checkpoints, wanted):
+    """Load every checkpoint on every plan; return what differs."""
+    wrong = []
+    for place in PLACES:
+        sharded = build(folder, ranks, place=place, seed=99)
+        for source, weights in wanted.items():
+            assert load_weights(checkpoints / source, sharded) == {"place": source}
+            for (name, row, column), value in local_weights(sharded).items():
+                end = (row + value.shape[0], column + value.shape[-1]) if value.ndim == 2 else None
+                part = (
+                    weights[name] if end is None else weights[name][row : end[0], column : end[1]]
+                )
+                if not np.array_equal(value, part):
+                    wrong.append((source, place, name))
+            assert len(local_weights(sharded)) >= len(weights) - 3
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def written(folder, tmp_path_factory):
+    """(checkpoints of two ranks by plan, their whole weights)."""
+    checkpoints = tmp_path_factory.mktemp("written")
+    results = run_ranks(write_body, 2, folder, checkpoints)
+    return checkpoints, {
+        place: join_weights([result[place] for result in results]) for place in PLACES
+    }
+
+
+@pytest.mark.parametrize("world", [1, 4])
+def test_weights_of_two_ranks_load_on_any_plan_and_number_of_ranks(folder, written, world):
+    assert run_ranks(read_body, world, folder, *written) == [[]] * world
+
+
+def module_arm(folder, *, tasks):
+    torch.manual_seed(99)
+    return Downstream(
+        load_schema(folder),
+        DownstreamConfig(mlp=(8,)),
+        arm="module",
+        tasks=tasks,
+        rep_dims={"user.ur": 8, "item.ir": 8},
+        upstream=MODEL,
+    )
+
+
+def borrow_body(ranks, folder, checkpoint):
+    """Read single tensors, transplant a module, keep and restore weights in memory."""
+    found = {}
+    tensors = {
+        "heads.shared": torch.zeros(3, 8),
+        "mix.cross.layers.1.bias": torch.zeros(MODEL.layer_dim("cross_1")),
+    }
+    load_tensors(checkpoint, tensors, ranks=ranks)
+    found["tensors"] = {name: tensor.numpy() for name, tensor in tensors.items()}
+
+    found["refusals"] = []
+    for wrong in ({"heads.colour": torch.zeros(3)}, {"heads.shared": torch.zeros(2, 8)}):
+        try:
+            load_tensors(checkpoint, wrong, ranks=ranks)
+        except UserError as error:
+            found["refusals"].append(str(error))
+
+    model = module_arm(folder, tasks=2)
+    transplant_module(
+        model, checkpoint, upstream=MODEL, domain="ads", tasks=[2, 0], num_tasks=3, ranks=ranks
+    )
+    found["module"] = {
+        name: parameter.detach().numpy() for name, parameter in model.named_parameters()
+        if name.startswith("module.")
+    }  # fmt: skip
+
+    sharded = shard_model(model, config=ShardConfig(), ranks=ranks, seed=1)
+    first = tensors_of(sharded.model.state_dict())
+    kept = copy_weights(sharded)
+    with torch.no_grad():
+        for shard in copy_weights(sharded).values():
+            shard.add_(1)  # a copy of its own: must change neither the model nor ``kept``
+        found["aliased"] = differences(first, tensors_of(sharded.model.state_dict()))
+        for parameter in sharded.dense_parameters().values():
+            parameter.add_(1)
+        for value in sharded.model.state_dict().values():
+            for shard in value.local_shards() if hasattr(value, "local_shards") else []:
+                shard.tensor.add_(1)
+    moved = differences(first, tensors_of(sharded.model.state_dict()))
+    found["unmoved"] = sorted(first.keys() - set(moved))
+    put_weights(sharded, kept)
+    found["not restored"] = differences(first, tensors_of(sharded.model.state_dict()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def borrowed(folder, written):
+    checkpoints, weights = written
+    return run_ranks(borrow_body, 2, folder, checkpoints / "mixed"), weights["mixed"]
+
+
+def test_single_tensors_can_be_read(borrowed):
+    results, weights = borrowed
+    for result in results:
+        assert len(result["tensors"]) == 2
+        for name, tensor in result["tensors"].items():
+            np.testing.assert_array_equal(tensor, weights[name])
+
+
+def test_tensors_that_do_not_fit_are_refused_in_a_sentence(borrowed):
+    for result in borrowed[0]:
+        missing, misshapen = result["refusals"]
+        assert "heads.colour" in missing
+        assert "heads.shared" in misshapen
+        for sentence in (missing, misshapen):
+            assert "does not fit the model" in sentence
+            assert "use the config that wrote it" in sentence
+
+
+def test_a_transplanted_module_holds_the_upstreams_weights(borrowed):
+    results, weights = borrowed
+    for result in results:
+        wanted = {
+            name.replace("mix.branches.ads", "module.branch").replace("mix.", "module."): value
+            for name, value in weights.items()
+            if name.startswith(("mix.cross", "mix.branches.ads"))
+        }
+        wanted |= {
+            "module.heads.shared": weights["heads.shared"][[2, 0]],
+            "module.heads.delta": weights["heads.delta"][:, [2, 0]],
+            "module.heads.bias": weights["heads.bias"][:, [2, 0]],
+            "module.default_ur": np.zeros(8),
+            "module.default_ir": np.zeros(8),
+        }
+        assert result["module"].keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(result["module"][name], value, err_msg=name)
+
+
+def test_weights_kept_in_memory_come_back(borrowed):
+    for result in borrowed[0]:
+        assert result["aliased"] == []
+        assert result["unmoved"] == []
+        assert result["not restored"] == []
