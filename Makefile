@@ -14,15 +14,15 @@ ENGINE ?= docker
 BASE ?=
 
 STAGES := prepare pretrain dump transfer retrieve select analyse report plan
-ALONE := prepare report # one process; the other stages run as RANKS processes that torchrun starts
+# One process; the others run as RANKS, which launch.ranks starts. torchrun takes the same words and works too.
+ALONE := prepare report
 
 python := $(abspath $(VENV))/bin/python
 present = $(strip $(foreach stage,$(STAGES),$(if $(wildcard launch/$(stage).py),$(stage))))
 gpus = $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
 cores = $(shell getconf _NPROCESSORS_ONLN)
 ranks = $(or $(RANKS),$(shell echo $$(($(gpus) > 0 ? $(gpus) : $(cores) > 1 ? 2 : 1))))
-threads = $(or $(OMP_NUM_THREADS),$(shell echo $$(($(cores) > $(ranks) ? $(cores) / $(ranks) : 1))))
-torchrun = $(python) -m torch.distributed.run --standalone --nproc-per-node $(ranks)
+on_ranks = $(python) -m launch.ranks --nproc-per-node $(ranks)
 install := ACCEL='$(ACCEL)' PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' launch/install.sh
 
 .PHONY: help install check test test-all demo fix clean image $(STAGES)
@@ -65,7 +65,7 @@ $(STAGES):
 	@test -f launch/$@.py || { echo "error: stage $@ is not in this version; there is: $(present)" >&2; exit 2; }
 	@test -n '$(CONFIG)' || { echo "error: make $@ needs CONFIG=<file>; there is: $(wildcard configs/$@/*.yaml)" >&2; exit 2; }
 	@$(install)
-	@$(if $(filter $@,$(ALONE)),$(python),OMP_NUM_THREADS=$(threads) $(torchrun)) -m launch.$@ '$(CONFIG)' $(SET)
+	@$(if $(filter $@,$(ALONE)),$(python),$(on_ranks)) -m launch.$@ '$(CONFIG)' $(SET)
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .coverage

@@ -189,8 +189,8 @@ def test_prepare_runs_as_one_process(clone):
 
 def test_pretrain_runs_on_the_ranks_asked_for(clone):
     done = run("make", "pretrain", "CONFIG=a.yaml", "SET=steps=5", "RANKS=3", folder=clone)
-    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 3"
-    assert (done.returncode, done.stdout) == (0, f"{torchrun} -m launch.pretrain a.yaml steps=5\n")
+    on_ranks = "-m launch.ranks --nproc-per-node 3"
+    assert (done.returncode, done.stdout) == (0, f"{on_ranks} -m launch.pretrain a.yaml steps=5\n")
 
 
 def test_clean_keeps_data_runs_and_folders_that_are_no_environment(clone):
