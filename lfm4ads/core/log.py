@@ -4,12 +4,20 @@ import json
 import logging
 import math
 import sys
+import warnings
 from pathlib import Path
 
 from lfm4ads.core.files import write_text
 from lfm4ads.core.ranks import Ranks
 
 log = logging.getLogger("lfm4ads")
+
+# How TorchRec 1.8 and DCP use torch 2.13. Every rank would say so at every start, and no user can
+# mend it: TorchRec passes DDP a renamed argument, and its tables save as ShardedTensor.
+_LIBRARY_WARNINGS = (
+    ("`broadcast_buffers` is deprecated", r"torchrec\."),
+    ("Please use DTensor instead and we are deprecating ShardedTensor", r"torch\.distributed\."),
+)
 
 
 def open_log(ranks: Ranks) -> None:
@@ -21,6 +29,8 @@ def open_log(ranks: Ranks) -> None:
     log.setLevel(logging.INFO if ranks.is_first else logging.WARNING)
     for noisy in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    for message, module in _LIBRARY_WARNINGS:
+        warnings.filterwarnings("ignore", message, FutureWarning, module)
 
 
 class MetricsLog:

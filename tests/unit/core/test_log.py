@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import warnings
 
 import pytest
 
@@ -72,3 +73,19 @@ def test_other_ranks_speak_only_of_trouble(rank, heard, capsys):
     printed = capsys.readouterr()
     assert [line.split()[-1] for line in printed.err.splitlines()] == heard
     assert printed.out == ""
+
+
+def test_only_the_known_words_of_libraries_go_unheard(recwarn):
+    open_log(one_rank())
+    said = [
+        ("`broadcast_buffers` is deprecated. Use", "torchrec.distributed.model_parallel"),
+        ("Please use DTensor instead and we are deprecating ShardedTensor.", "torch.distributed.a"),
+        ("`broadcast_buffers` is deprecated. Use", "lfm4ads.shard.sharded"),
+        ("something new", "torch.distributed.a"),
+    ]
+    for words, module in said:
+        warnings.warn_explicit(words, FutureWarning, f"{module}.py", 1, module=module)
+    assert [one.filename for one in recwarn] == [
+        "lfm4ads.shard.sharded.py",
+        "torch.distributed.a.py",
+    ]
