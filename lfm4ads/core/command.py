@@ -1,6 +1,5 @@
-"""What every ``launch/<stage>.py`` does: parse, join the ranks, run, fail in one sentence."""
+"""What every ``launch/<stage>.py`` does: join the ranks, parse, run, fail in one sentence."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,31 +12,27 @@ from lfm4ads.core.ranks import Ranks, open_ranks
 T = TypeVar("T")
 
 
-def _fail(error: UserError | OSError) -> int:
-    rank = int(os.environ.get("RANK", "0"))
-    if isinstance(error, OSError):
-        sentence, everywhere = (
-            f"{error.filename or 'input/output'}: {error.strerror or error}",
-            False,
-        )
-    else:
-        sentence, everywhere = str(error), error.everywhere
-    if rank == 0 or not everywhere:
-        where = "" if rank == 0 else f"[rank {rank}] "
-        sys.stderr.write(f"{where}error: {sentence}\n")
+def _fail(error: UserError, ranks: Ranks) -> int:
+    if ranks.is_first or not error.everywhere:
+        where = "" if ranks.is_first else f"[rank {ranks.rank}] "
+        sys.stderr.write(f"{where}error: {error}\n")
+    if error.everywhere:
+        # torchrun stops all ranks as soon as one is gone: none leaves before rank 0 has spoken.
+        ranks.barrier()
     return 2
 
 
 def main(schema: type[T], run: Callable[[T, Ranks], object]) -> int:
     """Run one stage from ``sys.argv``; return the exit status (2 for a mistake of the user's)."""
-    try:
-        config = load_config(schema, sys.argv[1:])
-    except UserError as error:
-        return _fail(UserError(str(error), everywhere=True))
-    try:
-        with open_ranks() as ranks:
-            open_log(ranks)
+    with open_ranks() as ranks:
+        open_log(ranks)
+        try:
+            with ranks.together():
+                config = load_config(schema, sys.argv[1:])
             run(config, ranks)
-    except (UserError, OSError) as error:
-        return _fail(error)
+        except OSError as error:
+            where = error.filename or "input/output"
+            return _fail(UserError(f"{where}: {error.strerror or error}"), ranks)
+        except UserError as error:
+            return _fail(error, ranks)
     return 0

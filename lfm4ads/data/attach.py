@@ -1,6 +1,6 @@
 """Frozen representations joined to batches by key, each day with those of a day before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,15 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
+from lfm4ads.data.decay import Int64s
 from lfm4ads.data.manifest import RepSide, available_versions
+from lfm4ads.data.moments import Moments
 from lfm4ads.data.reader import Reader
 from lfm4ads.data.reps import snapshot_before
 from lfm4ads.data.snapshot import Snapshot
+from lfm4ads.data.table import RepsTable
+
+SIDES: tuple[RepSide, RepSide] = ("user", "item")
 
 
 def resolve_version(root: Path, wanted: str) -> str:
@@ -33,6 +38,8 @@ class Reps:
     root: Path
     version: str
     names: tuple[str, ...]
+    reference: int = 0
+    """Day whose representations set the scale that those of all days are put on; 0 leaves them."""
 
     def before(self, day: int) -> Snapshot:
         """Open the newest snapshot strictly before ``day``: nothing of the day itself enters."""
@@ -50,6 +57,32 @@ class Reps:
                 f"{self.root} has no representation {missing[0]}; it has {', '.join(sorted(specs))}"
             )
         return {name: specs[name] for name in self.names}
+
+    def moments(self, day: int) -> dict[str, Moments]:
+        """Return the moments of every named representation that samples of ``day`` read."""
+        snapshot = self.before(day)
+        return {
+            f"{side}.{name}": snapshot.moments(side, name)
+            for side in SIDES
+            for name in self.of_side(side)
+        }
+
+    def tables(self, day: int, keys: Mapping[RepSide, Int64s]) -> dict[RepSide, RepsTable]:
+        """Return what samples of ``day`` read of the keys, on the scale of the reference day."""
+        snapshot = self.before(day)
+        tables = {
+            side: snapshot.subset(side, self.of_side(side), keys[side])
+            for side in SIDES
+            if self.of_side(side)
+        }
+        if self.reference and self.before(self.reference).folder != snapshot.folder:
+            wanted, own = self.moments(self.reference), self.moments(day)
+            for side, table in tables.items():
+                for name, values in table.values.items():
+                    present = table.present[name]
+                    to, of = wanted[f"{side}.{name}"], own[f"{side}.{name}"]
+                    values[present] = (values[present] - of.mean) / of.std * to.std + to.mean
+        return tables
 
     def of_side(self, side: RepSide) -> Sequence[str]:
         """Return the names of one side, without the side."""
@@ -83,15 +116,10 @@ class RepsReader:
         if self._reps is None or not self._reps.names:
             yield from batches
             return
-        tables = {}
+        tables: dict[RepSide, RepsTable] = {}
         with self._ranks.together():
-            snapshot = self._reps.before(day)
             users, items = self._reader.keys(day)
-            sides: tuple[tuple[RepSide, object], ...] = (("user", users), ("item", items))
-            for side, keys in sides:
-                names = self._reps.of_side(side)
-                if names:
-                    tables[side] = snapshot.subset(side, names, keys)
+            tables |= self._reps.tables(day, {"user": users, "item": items})
         for batch in batches:
             for side, table in tables.items():
                 found = table.lookup((batch.user if side == "user" else batch.item).numpy())

@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +113,8 @@ class PartFile:
     rows: int
     num_bytes: int
     sha256: str
+    sums: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Counts, sums and sums of squares of each representation's dimensions, for its moments."""
 
     @property
     def path(self) -> str:

@@ -7,9 +7,11 @@ killed run left is swept by the next.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import sha256
@@ -29,6 +31,7 @@ from lfm4ads.data.manifest import (
     save_manifest,
     snapshot_folder,
 )
+from lfm4ads.data.moments import add_states, empty_sums
 from lfm4ads.data.part import merged_chunks, part_schema, split_chunks, to_table, write_table_stream
 from lfm4ads.data.side import SideStates
 from lfm4ads.data.snapshot import Snapshot
@@ -91,12 +94,15 @@ def write_part(
         raise ValueError(f"rank {rank} of {world} has keys it does not own; route_side comes first")
     specs = header.specs(side)
     old = () if previous is None else previous.owned(side, rank=rank, world=world)
-    chunks = split_chunks(merged_chunks(old, states, specs))
-    part = PartFile(side=side, owner=rank, rows=0, num_bytes=0, sha256="")
+    part = PartFile(side=side, owner=rank, rows=0, num_bytes=0, sha256="", sums=empty_sums(specs))
     path = building_folder(root, version=header.upstream, as_of=header.as_of) / part.path
-    rows = write_table_stream(
-        path, (to_table(chunk, specs) for chunk in chunks), schema=part_schema(specs)
-    )
+
+    def tables() -> Iterator[pa.Table]:
+        for chunk in split_chunks(merged_chunks(old, states, specs)):
+            add_states(part.sums, chunk, specs)
+            yield to_table(chunk, specs)
+
+    rows = write_table_stream(path, tables(), schema=part_schema(specs))
     return replace(part, rows=rows, num_bytes=path.stat().st_size, sha256=sha256(path))
 
 

@@ -12,6 +12,7 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.decay import Int64s, read_sums
 from lfm4ads.data.manifest import Manifest, RepSide, RepSpec
+from lfm4ads.data.moments import Moments, to_moments
 from lfm4ads.data.part import int64s, owned_chunks, readable, valid, vectors_of, weights_of
 from lfm4ads.data.side import SideStates, concat_sides
 from lfm4ads.data.table import Lookup, RepsTable
@@ -74,6 +75,11 @@ class Snapshot:
         for path in self.paths(side):
             _fill(table, path, specs)
         return table
+
+    def moments(self, side: RepSide, name: str) -> Moments:
+        """Return the mean and spread of a representation over all keys of its side."""
+        self._spec(side, name)
+        return to_moments(file.sums[name] for file in self.manifest.files if file.side == side)
 
     def _spec(self, side: RepSide, name: str) -> RepSpec:
         specs = {spec.name: spec for spec in self.manifest.header.specs(side)}

@@ -17,6 +17,7 @@ from lfm4ads.nn.adapter import NonLinearAdapter
 from lfm4ads.nn.cross import CrossNetwork
 from lfm4ads.nn.fields import FieldEncoder, build_tables
 from lfm4ads.nn.heads import ScenarioHeads
+from lfm4ads.nn.mix import tower_input
 from lfm4ads.nn.mlp import Mlp
 from lfm4ads.nn.standardise import Standardiser
 
@@ -55,7 +56,7 @@ class IsomorphicModule(nn.Module):
 
     def __init__(self, upstream: LfmConfig, *, scenarios: int, tasks: int) -> None:
         super().__init__()
-        width = 2 * upstream.rep_dim
+        width = 3 * upstream.rep_dim
         self.cross = CrossNetwork(width, layers=upstream.cross_layers)
         self.branch = Mlp(width, upstream.mlp, dropout=upstream.dropout)
         self.heads = ScenarioHeads(self.branch.width, scenarios=scenarios, tasks=tasks)
@@ -68,7 +69,7 @@ class IsomorphicModule(nn.Module):
             torch.where(batch.present[name].unsqueeze(1) > 0, batch.reps[name], default)
             for name, default in (("user.ur", self.default_ur), ("item.ir", self.default_ir))
         ]
-        x_BW = torch.cat(sides, dim=1)
+        x_BW = tower_input(*sides)
         x_BW = [x_BW, *self.cross(x_BW)][-1]
         return self.heads(self.branch(x_BW)[-1], batch.scenario)
 

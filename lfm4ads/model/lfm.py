@@ -5,14 +5,13 @@ Dimension key: B rows, T tasks, S scenarios, U width of UR, I width of IR.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.nn.fields import FieldEncoder, build_tables
 from lfm4ads.nn.heads import ScenarioHeads
-from lfm4ads.nn.mix import MixTower, layer_names
+from lfm4ads.nn.mix import MixTower, layer_names, tower_input
 from lfm4ads.nn.mlp import Mlp
 
 
@@ -45,7 +44,7 @@ class LfmConfig:
         """Return the width of a layer of the mix tower."""
         if layer.startswith("mlp_"):
             return self.mlp[int(layer.removeprefix("mlp_")) - 1]
-        return 2 * self.rep_dim
+        return 3 * self.rep_dim
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Lfm(nn.Module):
         self.user_tower = Mlp(self.user_fields.width, hidden, dropout=config.dropout)
         self.item_tower = Mlp(self.item_fields.width, hidden, dropout=config.dropout)
         self.mix = MixTower(
-            2 * config.rep_dim,
+            3 * config.rep_dim,
             cross_layers=config.cross_layers,
             hidden=config.mlp,
             domains=schema.domains,
@@ -97,7 +96,7 @@ class Lfm(nn.Module):
         pooled = self.tables(batch.sparse)
         ur_BU = self.user_tower(self.user_fields(pooled, batch))[-1]
         ir_BI = self.item_tower(self.item_fields(pooled, batch))[-1]
-        layers = self.mix(torch.cat([ur_BU, ir_BI], dim=1), batch.domain)
+        layers = self.mix(tower_input(ur_BU, ir_BI), batch.domain)
         logits_BT = self.heads(list(layers.values())[-1], batch.scenario)
         if self.context_fields is not None and self.context_head is not None:
             logits_BT = logits_BT + self.context_head(self.context_fields(pooled, batch))

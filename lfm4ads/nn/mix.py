@@ -1,6 +1,6 @@
 """The part of the foundation model that sees user and item together.
 
-Dimension key: B rows, W = width of UR + width of IR, H hidden width.
+Dimension key: B rows, W width of the tower input, H hidden width.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from lfm4ads.nn.mlp import Mlp
 class MixTower(nn.Module):
     """Cross layers shared by all domains, then an MLP per domain (arXiv 2508.14948, section 3).
 
-    Its input is [UR ; IR] and nothing else, so a stored UR and a stored IR suffice to run it
+    Its input is made of UR and IR and nothing else, so a stored UR and a stored IR suffice to run it
     downstream.
     """
 
@@ -57,6 +57,11 @@ class MixTower(nn.Module):
             stacked = torch.cat([outputs[position] for outputs in routed])
             layers[f"mlp_{position + 1}"] = stacked[order]
         return layers
+
+
+def tower_input(ur_BU: Tensor, ir_BU: Tensor) -> Tensor:
+    """Return [UR ; IR ; UR * IR] (B, 3 U); the product is FM's, which crosses learn slowly."""
+    return torch.cat([ur_BU, ir_BU, ur_BU * ir_BU], dim=1)
 
 
 def layer_names(*, cross_layers: int, mlp_layers: int) -> list[str]:

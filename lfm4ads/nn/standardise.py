@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lfm4ads.data.batch import Batch
+from lfm4ads.data.moments import Moments
 
 _LIMIT = 8.0
 
@@ -27,10 +28,11 @@ class Standardiser(nn.Module):
             self.register_buffer(_buffer("mean", name), torch.zeros(dim))
             self.register_buffer(_buffer("std", name), torch.ones(dim))
 
-    def set_moments(self, name: str, *, mean: Tensor, std: Tensor) -> None:
-        """Fix the moments (D,) of one representation."""
-        self.get_buffer(_buffer("mean", name)).copy_(mean)
-        self.get_buffer(_buffer("std", name)).copy_(std.clamp(min=1e-6))
+    def set_moments(self, moments: Mapping[str, Moments]) -> None:
+        """Fix the mean and std of every representation."""
+        for name in self.dims:
+            self.get_buffer(_buffer("mean", name)).copy_(torch.from_numpy(moments[name].mean))
+            self.get_buffer(_buffer("std", name)).copy_(torch.from_numpy(moments[name].std))
 
     def forward(self, batch: Batch, names: Sequence[str] | None = None) -> Tensor:
         """Return the named representations side by side (B, R); all of them when None."""

@@ -29,7 +29,7 @@ from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.losses import masked_bce
-from lfm4ads.train.moments import fit_prior, fit_standardiser
+from lfm4ads.train.prior import fit_prior
 from lfm4ads.train.scores import Figures, figure_rows
 from lfm4ads.train.transplant import transplant_module
 
@@ -76,6 +76,8 @@ class Config:
     arms: tuple[Arm, ...] = ("vanilla", "sum", "adapter", "module")
     seeds: tuple[int, ...] = (0, 1, 2)
     split: SplitConfig
+    align_days: bool = True
+    """Put every day's representations on the scale of the first training day's."""
     fit: FitConfig = field(default_factory=FitConfig)
     reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(batch_size=1024))
     model: DownstreamConfig = field(default_factory=DownstreamConfig)
@@ -261,7 +263,8 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
         "adapter": setting.names,
         "module": ("user.ur", "item.ir"),
     }
-    reps = Reps(config.input.reps, setting.version, reads[arm])
+    reference = config.split.train_first if config.align_days else 0
+    reps = Reps(config.input.reps, setting.version, reads[arm], reference)
     dims: dict[str, int] = {}
     with ranks.together():
         dims |= reps.dims(config.split.train_first)
@@ -273,7 +276,7 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
         return RepsReader(plain, reps, ranks=ranks)
 
     trainer = reader(train=True)
-    sharded = _model(setting, trainer, arm=arm, seed=seed, dims=dims)
+    sharded = _model(setting, trainer, reps, arm=arm, seed=seed, dims=dims)
 
     def loss(batch: Batch) -> Tensor:
         return masked_bce(sharded.model(batch), batch, columns=columns)
@@ -292,7 +295,7 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
 
 
 def _model(
-    setting: _Setting, trainer: RepsReader, *, arm: Arm, seed: int, dims: dict[str, int]
+    setting: _Setting, trainer: RepsReader, reps: Reps, *, arm: Arm, seed: int, dims: dict[str, int]
 ) -> Sharded:
     config, schema, upstream = setting.config, setting.dataset.schema, setting.lineage.config
     seed_torch(seed)
@@ -301,7 +304,8 @@ def _model(
     )
     first = config.split.train_first
     if model.standardiser is not None:
-        fit_standardiser(model.standardiser, trainer, day=first, ranks=setting.ranks)
+        with setting.ranks.together():
+            model.standardiser.set_moments(reps.moments(first))
     if model.module is None:
         fit_prior(model.heads, trainer, day=first, tasks=setting.columns, ranks=setting.ranks)
     else:
