@@ -15,7 +15,7 @@ from lfm4ads.nn.mlp import Mlp
 class MixTower(nn.Module):
     """Cross layers shared by all domains, then an MLP per domain (arXiv 2508.14948, section 3).
 
-    Its input is made of UR and IR and nothing else, so a stored UR and a stored IR suffice to run it
+    Its input is made of UR and IR and nothing else, so stored UR and IR suffice to run it
     downstream.
     """
 

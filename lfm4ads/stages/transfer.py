@@ -10,45 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
-from lfm4ads.core.seed import seed_torch
 from lfm4ads.core.version import digest, git_commit
-from lfm4ads.data.attach import Reps, RepsReader, all_representations, resolve_version
-from lfm4ads.data.batch import Batch
+from lfm4ads.data.attach import Reps, all_representations, resolve_version
 from lfm4ads.data.index import Dataset, open_dataset, select_domains
-from lfm4ads.data.reader import Reader, ReaderConfig
-from lfm4ads.model.downstream import Arm, Downstream, DownstreamConfig
-from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
+from lfm4ads.data.reader import ReaderConfig
+from lfm4ads.model.downstream import Arm, DownstreamConfig
+from lfm4ads.shard.sharded import ShardConfig
+from lfm4ads.train.arms import ArmConfig, Sources, build_arm
 from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
-from lfm4ads.train.losses import masked_bce
-from lfm4ads.train.prior import fit_prior
 from lfm4ads.train.scores import Figures, figure_rows
-from lfm4ads.train.transplant import transplant_module
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Days of the downstream data, YYYYMMDD; valid and test follow train without a gap."""
-
-    train_first: int
-    train_last: int
-    valid_last: int
-    test_last: int
-
-    def __post_init__(self) -> None:
-        if not self.train_first <= self.train_last < self.valid_last < self.test_last:
-            raise ValueError(
-                "split must be train_first <= train_last < valid_last < test_last, got "
-                f"{self.train_first}, {self.train_last}, {self.valid_last}, {self.test_last}"
-            )
+from lfm4ads.train.split import SplitConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +81,6 @@ class _Setting:
     days: dict[str, list[int]]
     stop: StopSignal
 
-    @property
-    def columns(self) -> list[int]:
-        """Upstream indices of the downstream tasks."""
-        tasks = list(self.dataset.schema.tasks)
-        return [tasks.index(task) for task in self.config.tasks]
-
 
 def run(config: Config, ranks: Ranks) -> Path:
     """Train every arm and seed that is not finished yet; return the output folder."""
@@ -134,7 +105,7 @@ def run(config: Config, ranks: Ranks) -> Path:
 
 def _open(config: Config, ranks: Ranks) -> _Setting:
     dataset = open_dataset(config.input.data, ranks)
-    days = _days(config, dataset)
+    days = config.split.days(dataset)
     _check_tasks(config, dataset)
     every = [day for some in days.values() for day in some]
     chosen = select_domains(dataset, [config.domain], days=every, ranks=ranks)
@@ -162,15 +133,6 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
             _Setting(config, ranks, chosen, version, names, lineage, checkpoint, days, stop)
         )
     return settings[0]
-
-
-def _days(config: Config, dataset: Dataset) -> dict[str, list[int]]:
-    split = config.split
-    return {
-        "train": dataset.between(split.train_first, split.train_last),
-        "valid": dataset.between(split.train_last, split.valid_last)[1:],
-        "test": dataset.between(split.valid_last, split.test_last)[1:],
-    }
 
 
 def _check_tasks(config: Config, dataset: Dataset) -> None:
@@ -216,7 +178,28 @@ def _open_output(setting: _Setting, *, arm: Arm, seed: int) -> bool:
 def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
-    fitter, reps = _build(setting, arm=arm, seed=seed)
+    fitter, reps = build_arm(
+        ArmConfig(
+            arm=arm,
+            seed=seed,
+            domain=config.domain,
+            tasks=config.tasks,
+            first_day=config.split.train_first,
+            align_days=config.align_days,
+            reader=config.reader,
+            model=config.model,
+            shard=config.shard,
+        ),
+        Sources(
+            dataset=setting.dataset,
+            reps=config.input.reps,
+            version=setting.version,
+            names=setting.names,
+            upstream=setting.lineage.config,
+            checkpoint=setting.checkpoint,
+        ),
+        ranks=ranks,
+    )
     folder = _folder(config, arm=arm, seed=seed)
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     fitted = fitter.fit(
@@ -252,78 +235,6 @@ def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
         fitted.best_epoch + 1,
         report["rows_per_second"],
         report["seconds"],
-    )
-
-
-def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
-    config, ranks, schema = setting.config, setting.ranks, setting.dataset.schema
-    reads: dict[Arm, tuple[str, ...]] = {
-        "vanilla": (),
-        "sum": ("user.ur",),
-        "adapter": setting.names,
-        "module": ("user.ur", "item.ir"),
-    }
-    reference = config.split.train_first if config.align_days else 0
-    reps = Reps(config.input.reps, setting.version, reads[arm], reference)
-    dims: dict[str, int] = {}
-    with ranks.together():
-        dims |= reps.dims(config.split.train_first)
-    columns = torch.tensor(setting.columns, device=ranks.device)
-
-    def reader(*, train: bool) -> RepsReader:
-        rows = replace(config.reader, shuffle=train and config.reader.shuffle)
-        plain = Reader(setting.dataset, config=rows, ranks=ranks, seed=seed, final_labels=not train)
-        return RepsReader(plain, reps, ranks=ranks)
-
-    trainer = reader(train=True)
-    sharded = _model(setting, trainer, reps, arm=arm, seed=seed, dims=dims)
-
-    def loss(batch: Batch) -> Tensor:
-        return masked_bce(sharded.model(batch), batch, columns=columns)
-
-    fitter = Fitter(
-        sharded=sharded,
-        schema=schema,
-        tasks=config.tasks,
-        trainer=trainer,
-        scorer=reader(train=False),
-        loss=loss,
-        batch_size=config.reader.batch_size,
-        words=f"{arm} seed {seed}",
-    )
-    return fitter, reps
-
-
-def _model(
-    setting: _Setting, trainer: RepsReader, reps: Reps, *, arm: Arm, seed: int, dims: dict[str, int]
-) -> Sharded:
-    config, schema, upstream = setting.config, setting.dataset.schema, setting.lineage.config
-    seed_torch(seed)
-    model = Downstream(
-        schema, config.model, arm=arm, tasks=len(config.tasks), rep_dims=dims, upstream=upstream
-    )
-    first = config.split.train_first
-    if model.standardiser is not None:
-        with setting.ranks.together():
-            model.standardiser.set_moments(reps.moments(first))
-    if model.module is None:
-        fit_prior(model.heads, trainer, day=first, tasks=setting.columns, ranks=setting.ranks)
-    else:
-        transplant_module(
-            model,
-            setting.checkpoint,
-            upstream=upstream,
-            domain=config.domain,
-            tasks=setting.columns,
-            num_tasks=len(schema.tasks),
-            ranks=setting.ranks,
-        )
-    return shard_model(
-        model,
-        config=config.shard,
-        ranks=setting.ranks,
-        seed=seed,
-        lr_scales={"module.": config.model.module_lr_scale},
     )
 
 

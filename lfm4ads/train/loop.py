@@ -65,7 +65,7 @@ def progress(batches: Iterable[Batch], *, total: int, words: str, ranks: Ranks) 
     yield from tqdm(batches, total=total, desc=words, unit="step", leave=False, disable=quiet)
 
 
-def train_pass(
+def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     sharded: Sharded,
     batches: Iterable[Batch],
     *,
