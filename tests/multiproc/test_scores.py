@@ -11,12 +11,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.schema import load_schema
 from lfm4ads.nn.heads import ScenarioHeads
-from lfm4ads.nn.standardise import Standardiser
-from lfm4ads.train.moments import fit_prior, fit_standardiser
+from lfm4ads.train.prior import fit_prior
 from lfm4ads.train.scores import ScoreFile, Scores, figure_rows, score_pass
 from tests.batches import read_batches
 from tests.gloo import run_ranks
-from tests.unit.train.test_moments import Day
+from tests.unit.train.test_prior import Day
 from tests.unit.train.test_scores import TASKS, logits_of
 from tests.worlds import write_tiny
 
@@ -34,7 +33,7 @@ def write(ranks, schema, batches, path, *, forward=logits_of):
 
 
 def body(ranks, folder, out):
-    """Score a day; fail to score it; fit moments of it."""
+    """Score a day; fail to score it; fit its base rates."""
     schema, batches = load_schema(folder), read_batches(folder, ranks=ranks)
     last = ranks.rank == ranks.world - 1
     path = out / "good" / f"part-{ranks.rank}.parquet"
@@ -48,14 +47,9 @@ def body(ranks, folder, out):
     except UserError as error:
         found["refusal"] = (str(error), error.everywhere)
 
-    heads, standardiser = ScenarioHeads(4, scenarios=3, tasks=2), Standardiser({"item.ir": 2})
-    for batch in batches:
-        batch.reps["item.ir"] = logits_of(batch)
-        batch.present["item.ir"] = (batch.valid & (batch.row_id % 3 > 0)).float()
+    heads = ScenarioHeads(4, scenarios=3, tasks=2)
     fit_prior(heads, Day(batches), day=20260101, tasks=[2, 0], ranks=ranks)
-    fit_standardiser(standardiser, Day(batches), day=20260101, ranks=ranks)
-    moments = {name: one.numpy() for name, one in standardiser.named_buffers()}
-    return found | {"fitted": {"bias": heads.bias.detach().numpy(), **moments}}
+    return found | {"prior": heads.bias.detach().numpy()}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +107,7 @@ def check_figures(found, rows):
     assert found["gauc"] == pytest.approx(gauc, rel=1e-9)
 
 
-def test_figures_and_moments_do_not_depend_on_the_number_of_ranks(jobs):
+def test_figures_and_base_rates_do_not_depend_on_the_number_of_ranks(jobs):
     (alone, _), (pair, _) = jobs[1], jobs[2]
     for one, other in zip(alone[0]["figures"], pair[0]["figures"], strict=True):
         assert one.keys() == other.keys()
@@ -121,9 +115,8 @@ def test_figures_and_moments_do_not_depend_on_the_number_of_ranks(jobs):
             same = value if isinstance(value, str) else pytest.approx(value, rel=1e-12)
             assert other[name] == same, name
     for result in pair:
-        for name, value in alone[0]["fitted"].items():
-            np.testing.assert_allclose(result["fitted"][name], value, rtol=1e-6, err_msg=name)
-    assert np.unique(alone[0]["fitted"]["bias"]).size > 2
+        np.testing.assert_allclose(result["prior"], alone[0]["prior"], rtol=1e-6)
+    assert np.unique(alone[0]["prior"]).size == 6
 
 
 @WORLDS

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lfm4ads.model.lfm import Lfm, LfmConfig
+from lfm4ads.nn.mix import tower_input
 from lfm4ads.train.losses import masked_bce
 from tests.batches import change_side, pad, take
 from tests.plain import unshard
@@ -46,8 +47,7 @@ def test_every_layer_can_be_read_and_has_the_stated_width(model, batch):
         assert layer.shape == (len(batch), CONFIG.layer_dim(name))
     assert out.ur.shape == out.ir.shape == (len(batch), CONFIG.rep_dim)
     assert out.logits.shape == (len(batch), 3)
-    both = torch.cat([out.ur, out.ir], dim=1)
-    assert torch.equal(out.layers["towers"][:, : both.shape[1]], both)
+    assert torch.equal(out.layers["towers"], tower_input(out.ur, out.ir))
 
 
 def test_logits_are_heads_of_the_last_layer_and_context(model, batch):

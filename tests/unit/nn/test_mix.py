@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lfm4ads.nn.mix import MixTower, layer_names
+from lfm4ads.nn.mix import MixTower, layer_names, tower_input
 
 DOMAINS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
 WIDTH, HIDDEN = 6, (5, 4)
@@ -69,3 +69,9 @@ def test_no_cross_layers_leave_the_branches_on_the_towers(inputs):
     layers = mix(inputs, torch.zeros(9, dtype=torch.int64))
     assert list(layers) == ["towers", "mlp_1"]
     torch.testing.assert_close(layers["mlp_1"], mix.branches["only"](inputs)[0])
+
+
+def test_the_tower_input_is_both_sides_and_their_product():
+    ur, ir = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [-7.0, 0.5]])
+    wanted = [[1, 2, 5, 6, 5, 12], [3, 4, -7, 0.5, -21, 2]]
+    assert tower_input(ur, ir).tolist() == wanted
