@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTED = """
 import os, signal, sys, time
 rank = int(os.environ["RANK"])
-print(rank, os.environ["WORLD_SIZE"], os.environ["OMP_NUM_THREADS"], *sys.argv[1:], flush=True)
+words = [str(rank), os.environ["WORLD_SIZE"], os.environ["OMP_NUM_THREADS"], *sys.argv[1:]]
+os.write(1, (" ".join(words) + "\\n").encode())
 """
 MISTAKE = """
-import sys
+import os, sys, time
 from dataclasses import dataclass
 from lfm4ads.core.command import main
 from lfm4ads.core.errors import UserError
@@ -33,6 +34,17 @@ def run(config, ranks):
         if ranks.rank == 1:
             raise UserError(f"there is no day {config.day}; name another")
 
+class Late:
+    def write(self, words):
+        time.sleep(3)
+        sys.__stderr__.write(words)
+
+    def flush(self):
+        sys.__stderr__.flush()
+
+if os.environ["RANK"] == "0":
+    time.sleep(1)
+    sys.stderr = Late()
 sys.exit(main(Config, run))
 """
 
@@ -73,11 +85,16 @@ def test_threads_that_were_chosen_stay(tmp_path):
 
 
 @pytest.mark.multiproc
-def test_a_mistake_of_the_user_s_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [((), "there is no day 7; name another\n"), (("day=new",), "'new' of type 'str' could not be")],
+)
+def test_a_mistake_of_the_user_s_is_one_line_however_late(tmp_path, words, sentence):
     config = tmp_path / "config.yaml"
     config.write_text("day: 7\n")
-    done = launch(tmp_path, MISTAKE, str(config))
-    assert done == (2, [], "error: there is no day 7; name another\n")
+    status, lines, errors = launch(tmp_path, MISTAKE, str(config), *words)
+    assert (status, lines, errors.count("\n"), errors.count(sentence)) == (2, [], 1, 1), errors
+    assert errors.startswith("error: ")
 
 
 @pytest.mark.parametrize(
