@@ -1,8 +1,11 @@
 """Checkpoints are whole or invisible, on any number of ranks, and every fault is one sentence."""
 
+import os
 import resource
 import shutil
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from lfm4ads.core.checkpoint import (
     save_checkpoint,
 )
 from lfm4ads.core.errors import UserError
+from tests.gloo import _CONTEXT as SPAWN
 from tests.gloo import run_ranks
 from tests.unit.data.states import one_rank
 
@@ -142,13 +146,56 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
-def test_a_kill_after_the_renames_leaves_the_new_one(tmp_path):
-    save(tmp_path / "last", 1)
-    (tmp_path / "last").rename(tmp_path / ".last.old")
-    state = save(tmp_path / "last", 2)
-    shutil.copytree(tmp_path / "last", tmp_path / ".last.old")
-    assert complete_checkpoints(tmp_path) == [tmp_path / "last"]
-    assert_holds(tmp_path / "last", state)
+def save_and_die(folder, number):
+    """Die without a word before the ``number``-th time that ``folder`` or its former is touched."""
+    touched = []
+
+    def watch(event, arguments):
+        paths = {"os.rename": arguments[1:2], "shutil.rmtree": arguments[:1]}.get(event, ())
+        touched.extend(path for path in paths if Path(path).name in ("last", ".last.old"))
+        if len(touched) == number:
+            os._exit(9)
+
+    sys.addaudithook(watch)
+    save(folder, 2)
+
+
+def save_and_die_in_forks(folders):
+    for number, folder in folders:
+        child = os.fork()
+        if not child:
+            save_and_die(folder, number)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_kill_at_any_moment_of_the_replacement_leaves_one(tmp_path):
+    """Old removed, old renamed, new renamed, old removed; an orphan starts at the third."""
+    folders = []
+    for number in (1, 2, 3, 4):
+        folders.append((number, tmp_path / f"killed-{number}" / "last"))
+        save(folders[-1][1])
+    for number in (1, 2):
+        folders.append((number, tmp_path / f"orphan-{number}" / "last"))
+        save(folders[-1][1])
+        folders[-1][1].rename(folders[-1][1].with_name(".last.old"))
+    process = SPAWN.Process(target=save_and_die_in_forks, args=(folders,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    for number, folder in folders:
+        (found,) = complete_checkpoints(folder.parent)
+        new = number == (2 if "orphan" in str(folder) else 4)
+        assert_holds(found, state_of(2 if new else 1))
+        assert_holds(folder, save(folder, 3))
+        assert [path.name for path in folder.parent.iterdir()] == ["last"]
+
+
+def test_what_a_killed_save_left_does_not_enter_the_next(tmp_path):
+    (tmp_path / ".last.tmp").mkdir()
+    (tmp_path / ".last.tmp" / "__1_0.distcp").write_bytes(b"of another run")
+    assert_holds(tmp_path / "last", save(tmp_path / "last"))
+    assert not (tmp_path / "last" / "__1_0.distcp").exists()
 
 
 def test_without_a_manifest_it_is_invisible(tmp_path):

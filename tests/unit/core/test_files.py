@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,7 +119,8 @@ def test_which_file_marks_the_end_can_be_told(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    for output in (tmp_path / "file" / "run", tmp_path / "file"):
+    kernel = Path("/proc/self")  # a folder in which not even root can make a file
+    for output in (tmp_path / "file" / "run", tmp_path / "file", kernel):
         with pytest.raises(UserError) as caught:
             prepare_output(output, overwrite=True)
         assert str(caught.value).startswith(f"output {output} cannot be written: ")

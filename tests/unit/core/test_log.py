@@ -28,11 +28,11 @@ def test_a_line_has_step_split_name_value_and_unit(tmp_path):
     assert lines(path) == [first, undefined, undefined, undefined]
 
 
-@pytest.mark.parametrize(("keep", "left"), [(0, []), (2, [1, 2, 2]), (9, [1, 2, 2, 3, 4])])
+@pytest.mark.parametrize(("keep", "left"), [(0, []), (2, [0, 1, 2, 2]), (9, [0, 1, 2, 2, 3, 4])])
 def test_a_resumed_run_keeps_the_steps_it_had_saved(tmp_path, keep, left):
     path = tmp_path / "metrics.jsonl"
     first = MetricsLog(path, ranks=one_rank())
-    for step in (1, 2, 2, 3, 4):
+    for step in (0, 1, 2, 2, 3, 4):
         first.write("loss", 1.0, step=step, split="train")
     second = MetricsLog(path, ranks=one_rank(), keep_steps=keep)
     assert [line["step"] for line in lines(path)] == left
