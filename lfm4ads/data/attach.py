@@ -70,7 +70,7 @@ class Reps:
     def tables(self, day: int, keys: Mapping[RepSide, Int64s]) -> dict[RepSide, RepsTable]:
         """Return what samples of ``day`` read of the keys, on the scale of the reference day."""
         snapshot = self.before(day)
-        tables = {
+        tables: dict[RepSide, RepsTable] = {
             side: snapshot.subset(side, self.of_side(side), keys[side])
             for side in SIDES
             if self.of_side(side)
