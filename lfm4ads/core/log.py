@@ -37,21 +37,27 @@ class MetricsLog:
     """Appends figures to ``metrics.jsonl`` on rank 0; a no-op on the others."""
 
     def __init__(self, path: Path, *, ranks: Ranks, keep_steps: int = 0) -> None:
-        """Open the file; of a former attempt, lines up to step ``keep_steps`` stay."""
+        """Open the file; of a former attempt, lines up to step ``keep_steps`` stay.
+
+        What they say is not written again: a run killed after it scored a day, before its next
+        checkpoint, scores that day once more at the same step.
+        """
         self._path = path if ranks.is_first else None
+        self._known: set[tuple[int, str, str]] = set()
         if self._path is None:
             return
         text = self._path.read_text() if self._path.exists() and keep_steps else ""
         # A full disk can tear the last line; only a whole one ends with a newline.
         whole = text[: text.rfind("\n") + 1].splitlines()
-        kept = [line for line in whole if json.loads(line)["step"] <= keep_steps]
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        kept = [line for line in map(json.loads, whole) if line["step"] <= keep_steps]
+        self._known = {(line["step"], line["split"], line["name"]) for line in kept}
+        write_text(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def write(
         self, name: str, value: float | None, *, step: int, split: str, unit: str = ""
     ) -> None:
         """Add one figure; undefined figures (None, NaN) are written as null."""
-        if self._path is None:
+        if self._path is None or (step, split, name) in self._known:
             return
         finite = value if value is not None and math.isfinite(value) else None
         line = {"step": step, "split": split, "name": name, "value": finite, "unit": unit}

@@ -9,7 +9,7 @@ position of a reader is just (epoch, day, step), and resuming there loses and re
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,12 @@ class ReaderConfig:
             )
         if self.window_rows < 1:
             raise ValueError(f"reader.window_rows must be positive, got {self.window_rows}")
+
+
+def scoring(config: ReaderConfig) -> ReaderConfig:
+    """Return the config for scoring: no order, and steps of at least 8192 rows, since none is kept."""
+    per_lane = -(-max(config.batch_size, 8192) // config.lanes)
+    return replace(config, batch_size=per_lane * config.lanes, shuffle=False)
 
 
 @dataclass(frozen=True)

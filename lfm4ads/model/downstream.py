@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import LfmConfig
@@ -109,7 +110,11 @@ class Downstream(nn.Module):
         features = config.features or tuple(schema.features)
         unknown = set(features) - set(schema.features)
         if unknown:
-            raise ValueError(f"model.features names {min(unknown)}, which the schema does not have")
+            raise UserError(
+                f"model.features names {min(unknown)}, which the schema does not have;"
+                f" its features are {', '.join(schema.features)}",
+                everywhere=True,
+            )
         self.arm: Arm = arm
         self.tables = build_tables(schema, features)
         self.fields = FieldEncoder(

@@ -16,7 +16,7 @@ from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.seed import seed_torch
 from lfm4ads.core.version import digest, git_commit
 from lfm4ads.data.index import Dataset, open_dataset
-from lfm4ads.data.reader import Reader, ReaderConfig
+from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.lfm import Lfm, LfmConfig
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import load_sharded
@@ -79,8 +79,8 @@ def run(config: Config, ranks: Ranks) -> Path:
     position = Position(**load_sharded(resume, sharded)["position"]) if resume else Position()
     log.info("upstream %s, %s", version, f"resumed from {resume}" if resume else "from scratch")
     trainer, scorer = (
-        Reader(dataset, config=config.reader, ranks=ranks, seed=config.seed, final_labels=final)
-        for final in (False, True)
+        Reader(dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=final)
+        for rows, final in ((config.reader, False), (scoring(config.reader), True))
     )
     daily = Daily(
         sharded=sharded,
@@ -110,6 +110,8 @@ def _open_output(config: Config, ranks: Ranks, *, version: str) -> Path | None:
     with ranks.together():
         if ranks.is_first:
             if config.extend:
+                # A run of another config is refused while the mark of its end still stands.
+                _newest_checkpoint(config.output, version=version)
                 (config.output / "report.json").unlink(missing_ok=True)
             prepare_output(config.output, overwrite=config.overwrite)
             resume = _newest_checkpoint(config.output, version=version)

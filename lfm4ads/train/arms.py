@@ -1,6 +1,6 @@
 """One arm of a transfer study, built: its model on its ranks, its readers, its loss."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.attach import Reps, RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset
-from lfm4ads.data.reader import Reader, ReaderConfig
+from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.downstream import Arm, Downstream, DownstreamConfig
 from lfm4ads.model.lfm import LfmConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
@@ -92,7 +92,7 @@ def _columns(config: ArmConfig, sources: Sources) -> list[int]:
 def _reader(
     config: ArmConfig, sources: Sources, reps: Reps, *, ranks: Ranks, train: bool
 ) -> RepsReader:
-    rows = replace(config.reader, shuffle=train and config.reader.shuffle)
+    rows = config.reader if train else scoring(config.reader)
     plain = Reader(
         sources.dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=not train
     )
