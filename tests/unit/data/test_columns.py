@@ -128,6 +128,20 @@ def test_a_wrong_type_is_one_sentence(tmp_path, name):
     assert sentence.endswith("; write it with that type")
 
 
+@pytest.mark.parametrize("key", ["user", "item"])
+def test_a_key_that_no_feature_reads_is_checked_too(tmp_path, key):
+    schema = SCHEMA.replace(f"{key}: {key}_id\n", f"{key}: visitor\n")
+    table = TABLE.append_column("visitor", pa.array([1.0] * ROWS))
+    file = write_table(tmp_path, table, schema=schema)
+    with pytest.raises(UserError, match="a float cannot hold ids above") as caught:
+        open_dataset(tmp_path, one_rank())
+    assert str(caught.value).startswith(f"{file}: column visitor is double")
+    whole = with_column(table, "visitor", list(range(ROWS)))
+    write_table(tmp_path, whole, schema=schema)
+    keys = np.concatenate([rows.arrays[key] for rows in decoded(tmp_path)])
+    assert keys.tolist() == list(range(ROWS))
+
+
 NESTED_FAULTS = {
     "list of float": ("tags", [[1.0]] * ROWS, pa.list_(pa.float64()), "list of integer or string"),
     "id for a list": ("recent", [1] * ROWS, pa.int64(), "list of integer or string"),
