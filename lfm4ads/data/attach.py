@@ -17,6 +17,7 @@ from lfm4ads.data.reps import snapshot_before
 from lfm4ads.data.snapshot import Snapshot
 from lfm4ads.data.table import RepsTable
 
+_KEEP_BYTES = 1 << 30
 SIDES: tuple[RepSide, RepSide] = ("user", "item")
 
 
@@ -98,13 +99,15 @@ def all_representations(root: Path, *, version: str, day: int) -> tuple[str, ...
 class RepsReader:
     """Reads days like ``Reader`` and puts the day's representations on every batch.
 
-    Only vectors of keys that occur in this rank's rows of the day are held in memory.
+    Only vectors of keys that occur in this rank's rows of the day are held in memory; those of
+    earlier days stay for the next epoch while all of them fit into ``_KEEP_BYTES``.
     """
 
     def __init__(self, reader: Reader, reps: Reps | None, *, ranks: Ranks) -> None:
         self._reader = reader
         self._reps = reps
         self._ranks = ranks
+        self._kept: dict[int, dict[RepSide, RepsTable]] = {}
 
     def num_steps(self, day: int) -> int:
         """Return the number of global steps of a day."""
@@ -116,10 +119,7 @@ class RepsReader:
         if self._reps is None or not self._reps.names:
             yield from batches
             return
-        tables: dict[RepSide, RepsTable] = {}
-        with self._ranks.together():
-            users, items = self._reader.keys(day)
-            tables |= self._reps.tables(day, {"user": users, "item": items})
+        tables = self._tables(day, self._reps)
         for batch in batches:
             for side, table in tables.items():
                 found = table.lookup((batch.user if side == "user" else batch.item).numpy())
@@ -130,3 +130,14 @@ class RepsReader:
                     batch.reps[f"{side}.{name}"] = torch.from_numpy(values)
                     batch.present[f"{side}.{name}"] = torch.from_numpy(present).float()
             yield batch
+
+    def _tables(self, day: int, reps: Reps) -> dict[RepSide, RepsTable]:
+        tables = dict(self._kept.get(day, {}))
+        with self._ranks.together():
+            if not tables:
+                users, items = self._reader.keys(day)
+                tables |= reps.tables(day, {"user": users, "item": items})
+        kept = [*self._kept.values(), tables]
+        if sum(table.num_bytes for some in kept for table in some.values()) <= _KEEP_BYTES:
+            self._kept[day] = tables
+        return tables

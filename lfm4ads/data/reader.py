@@ -51,7 +51,7 @@ class ReaderConfig:
 
 
 def scoring(config: ReaderConfig) -> ReaderConfig:
-    """Return the config for scoring: no order, and steps of at least 8192 rows, since none is kept."""
+    """Return the config for scoring: no order, and large steps, since nothing is kept of one."""
     per_lane = -(-max(config.batch_size, 8192) // config.lanes)
     return replace(config, batch_size=per_lane * config.lanes, shuffle=False)
 

@@ -46,6 +46,11 @@ class RepsTable:
     last_time: Int64s
     """(K + 1,) each."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the vectors."""
+        return sum(matrix.nbytes for matrix in self.values.values())
+
     def lookup(self, keys: Int64s) -> Lookup:
         """Return what the table has for keys (N,), in any order, repeated or not."""
         rows = np.searchsorted(self.keys, keys)
