@@ -22,12 +22,18 @@ _CONTEXT.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "lfm4ad
 
 
 def _enter(
-    body: Callable[..., Any], rank: int, world: int, folder: str, arguments: tuple[Any, ...]
+    body: Callable[..., Any],
+    rank: int,
+    world: int,
+    folder: str,
+    seconds: int,
+    arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     out = Path(folder) / f"result-{rank}"
     try:
-        ranks = connect(rank, world, dist.FileStore(f"{folder}/store", world), timeout_seconds=100)
+        store = dist.FileStore(f"{folder}/store", world)
+        ranks = connect(rank, world, store, timeout_seconds=seconds - 10)
         value = (True, body(ranks, *arguments))
         dist.destroy_process_group()
     except BaseException:  # noqa: BLE001 - the parent test reports it
@@ -35,20 +41,23 @@ def _enter(
     out.write_bytes(pickle.dumps(value))
 
 
-def run_ranks(body: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+def run_ranks(
+    body: Callable[..., Any], world: int, *arguments: Any, seconds: int = 110
+) -> list[Any]:
     """Call ``body(ranks, *arguments)`` on ``world`` ranks; return the results in rank order.
 
-    ``body`` must be a function of a module, so that a rank can import it.
+    ``body`` must be a function of a module, so that a rank can import it. A rank that hangs is
+    killed after ``seconds``.
     """
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, arguments))
+            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, seconds, arguments))
             for rank in range(world)
         ]
         for process in processes:
             process.start()
         for process in processes:
-            process.join(110)
+            process.join(seconds)
             if process.is_alive():
                 process.kill()
         results = []

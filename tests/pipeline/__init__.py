@@ -1,0 +1,1 @@
+"""Stages end to end on tiny worlds."""
