@@ -53,6 +53,12 @@ def test_last_times_without_statistics(tmp_path):
     assert sentence.startswith(f"{file}, row group 1: column time_ms has 1 null(s)")
 
 
+def test_a_row_group_whose_times_are_all_null(tmp_path):
+    times = tiny_table(100)["time_ms"].to_pylist()[:64] + [None] * 36
+    file = write_table(tmp_path, with_column(tiny_table(100), "time_ms", times, pa.int64()))
+    assert refused(tmp_path).startswith(f"{file}, row group 1: column time_ms has 36 null(s)")
+
+
 def test_nested_columns_do_not_shift_the_time(tmp_path):
     """Parquet counts leaves, so a struct before ``time`` moves its place."""
     table = tiny_table(100)

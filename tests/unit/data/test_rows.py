@@ -216,6 +216,12 @@ def test_a_taken_slice_and_a_sliced_take_agree():
     )
 
 
+def test_taken_rows_of_one_id_each_among_others():
+    rows, lists = made([2, 1, 0, 1])
+    order = np.array([3, 1])
+    assert_lists(rows.take(order), [lists[3], lists[1]], [103, 101])
+
+
 def test_keys_of_a_row_group(tmp_path):
     table = tiny_table(100)
     write_table(tmp_path, table)
