@@ -28,7 +28,7 @@ def resolve_version(root: Path, wanted: str) -> str:
         return wanted or found[0]
     raise UserError(
         f"{root} holds {len(found)} upstream versions ({', '.join(found) or 'none'});"
-        + (" pass upstream=<version> to choose one" if found else " run dump first")
+        + (" pass input.upstream=<version> to choose one" if found else " run dump first")
     )
 
 

@@ -39,6 +39,8 @@ class RepSpec:
     """Upstream layer the vectors come from."""
     domain: str = ""
     """Domain whose events enter; empty means all."""
+    event: str = ""
+    """Task whose positives alone enter; empty means every exposure."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):

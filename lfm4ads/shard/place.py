@@ -1,7 +1,7 @@
 """Where each table goes: a TorchRec plan made without a collective, the same on every rank."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from torchrec import EmbeddingBagCollection
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -28,9 +28,17 @@ class PlaceConfig:
 
     default: Placement = "auto"
     """auto: row_wise from ``row_wise_rows`` rows on, below it table_wise on the emptiest rank."""
-    tables: dict[str, Placement] = field(default_factory=dict)
-    """Placement of single tables, by name."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """Placement of single tables, by name; OmegaConf 2.4 takes no Literal as a dict's value."""
     row_wise_rows: int = 10_000_000
+
+    def __post_init__(self) -> None:
+        for table, kind in self.tables.items():
+            if kind not in get_args(Placement):
+                raise ValueError(
+                    f"place.tables.{table} must be one of {', '.join(get_args(Placement))}, got"
+                    f" {kind}"
+                )
 
 
 def plan_tables(
@@ -58,7 +66,7 @@ def plan_tables(
     placed: dict[str, ParameterShardingGenerator] = {}
     for table in sorted(tables, key=lambda one: -one.num_embeddings * one.embedding_dim):
         rows, dim = table.num_embeddings, table.embedding_dim
-        kind = config.tables.get(table.name, config.default)
+        kind = cast(Placement, config.tables.get(table.name, config.default))
         if kind == "auto":
             kind = "row_wise" if rows >= max(config.row_wise_rows, ranks.world) else "table_wise"
         holders = _holders(kind, dim=dim, by_load=sorted(range(ranks.world), key=load.__getitem__))

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import log
@@ -35,6 +33,7 @@ from lfm4ads.train.loop import agreed, progress
 
 DAY_MS = 86_400_000
 SIDES: tuple[RepSide, RepSide] = ("user", "item")
+_Piles = dict[RepSide, SideAccumulator]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +51,16 @@ class Config:
     """Last day that gets one; 0: the day of the newest checkpoint."""
     layer: str = ""
     """Layer of the mix tower that is folded into CR; empty: the penultimate, the last MLP layer."""
+    events: tuple[str, ...] = ("",)
+    """What is folded: "" every exposure, a task's name the rows where its label is 1."""
     half_life_days: float = 7.0
     overwrite: bool = False
     reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(shuffle=False))
     place: PlaceConfig = field(default_factory=PlaceConfig)
 
     def __post_init__(self) -> None:
+        if not self.events:
+            raise ValueError("events must name at least one kind; use [''] for every exposure")
         if self.half_life_days <= 0:
             raise ValueError(f"half_life_days must be positive, got {self.half_life_days}")
 
@@ -80,6 +83,9 @@ class _Run:
             self.loaded = self.upstream.days[day]
 
 
+_Take = Callable[[_Run, Batch, LfmOutput, _Piles], None]
+
+
 def run(config: Config, ranks: Ranks) -> Path:
     """Write a snapshot per day; return the version's folder. A rerun completes a killed run."""
     with ranks.together():
@@ -91,7 +97,8 @@ def run(config: Config, ranks: Ranks) -> Path:
             everywhere=True,
         )
     dataset = open_dataset(config.data, ranks)
-    specs = _specs(dataset, upstream.config, layer=layer, half_life_days=config.half_life_days)
+    _check_events(config, dataset)
+    specs = _specs(config, dataset, upstream.config, layer=layer)
     wanted = _wanted_days(config, dataset, upstream)
     sharded = shard_model(
         Lfm(dataset.schema, upstream.config),
@@ -99,34 +106,49 @@ def run(config: Config, ranks: Ranks) -> Path:
         ranks=ranks,
         seed=0,
     )
-    reader = Reader(dataset, config=config.reader, ranks=ranks, seed=0)
+    # An event of a later day must not decide what a day's snapshot holds.
+    reader = Reader(dataset, config=config.reader, ranks=ranks, seed=0, final_labels=False)
     current = _Run(config, ranks, upstream, specs, dataset, reader, sharded)
     previous = _resume(config, ranks, upstream, wanted)
     _write_days(current, wanted, previous)
     return config.output / f"upstream={upstream.version}"
 
 
+def _check_events(config: Config, dataset: Dataset) -> None:
+    known = ("", *dataset.schema.binary_tasks)
+    for event in config.events:
+        if event not in known:
+            raise UserError(
+                f"events names {event}; the tasks are {', '.join(dataset.schema.binary_tasks)}",
+                everywhere=True,
+            )
+
+
 def _specs(
-    dataset: Dataset, config: LfmConfig, *, layer: str, half_life_days: float
+    config: Config, dataset: Dataset, upstream: LfmConfig, *, layer: str
 ) -> tuple[RepSpec, ...]:
     towers: tuple[tuple[str, RepSide], ...] = (("ur", "user"), ("ir", "item"))
     latest = [
-        RepSpec(name=name, side=side, kind="latest", dim=config.rep_dim, read="sum", layer="towers")
+        RepSpec(
+            name=name, side=side, kind="latest", dim=upstream.rep_dim, read="sum", layer="towers"
+        )
         for name, side in towers
     ]
     decayed = [
         RepSpec(
-            name=f"cr_{domain}_{layer}",
+            name="_".join(part for part in ("cr", domain, layer, event) if part),
             side=side,
             kind="decayed",
-            dim=config.layer_dim(layer),
+            dim=upstream.layer_dim(layer),
             read="layernorm",
-            half_life_ms=half_life_days * DAY_MS,
+            half_life_ms=config.half_life_days * DAY_MS,
             layer=layer,
             domain=domain,
+            event=event,
         )
         for side in SIDES
         for domain in dataset.schema.domains
+        for event in config.events
     ]
     return (*latest, *decayed)
 
@@ -178,65 +200,60 @@ def _write_days(run: _Run, wanted: list[int], previous: Snapshot | None) -> None
             piles = _piles(run.specs)
 
 
-def _piles(specs: tuple[RepSpec, ...]) -> dict[RepSide, SideAccumulator]:
+def _piles(specs: tuple[RepSpec, ...]) -> _Piles:
     return {side: SideAccumulator([spec for spec in specs if spec.side == side]) for side in SIDES}
 
 
-def _fold_day(run: _Run, day: int, piles: dict[RepSide, SideAccumulator]) -> None:
+def _fold_day(run: _Run, day: int, piles: _Piles) -> None:
     """Add a day's events to the piles."""
     checkpoints = sorted(run.upstream.days)
     earlier = [one for one in checkpoints if one < day]
     lagged = earlier[-1] if earlier else checkpoints[0]
     fresh = day if day in run.upstream.days else checkpoints[0]
-    run.load(lagged)
-    if lagged == fresh:
-        _forward_day(
-            run,
-            day,
-            lambda batch, output: (
-                _add_cross(run, batch, output, piles),
-                _add_towers(batch, output, piles),
-            ),
-        )
-        return
-    _forward_day(run, day, lambda batch, output: _add_cross(run, batch, output, piles))
-    run.load(fresh)
-    _forward_day(run, day, lambda batch, output: _add_towers(batch, output, piles))
+    passes: dict[int, list[_Take]] = {lagged: [_add_cross]}
+    passes.setdefault(fresh, []).append(_add_towers)
+    for checkpoint, takes in passes.items():
+        run.load(checkpoint)
+        _forward_day(run, day, takes, piles)
 
 
 @torch.no_grad()
-def _forward_day(run: _Run, day: int, take: Callable[[Batch, LfmOutput], object]) -> None:
+def _forward_day(run: _Run, day: int, takes: list[_Take], piles: _Piles) -> None:
     run.sharded.model.eval()
     batches = progress(
         run.reader.day(day), total=run.reader.num_steps(day), words=f"dump {day}", ranks=run.ranks
     )
     for batch in agreed(batches, ranks=run.ranks):
-        if batch is not None:
-            take(batch, run.sharded.model(batch.to(run.ranks.device)))
+        if batch is None:
+            break
+        output = run.sharded.model(batch.to(run.ranks.device))
+        for take in takes:
+            take(run, batch, output, piles)
 
 
-def _add_cross(
-    run: _Run, batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]
-) -> None:
+def _add_cross(run: _Run, batch: Batch, output: LfmOutput, piles: _Piles) -> None:
     """Fold CR(u, i) of each row's own domain branch into its user and item."""
     valid, times, row_ids = batch.valid, batch.time, batch.row_id
+    tasks = list(run.dataset.schema.tasks)
     for side, keys in zip(SIDES, (batch.user, batch.item), strict=True):
         piles[side].count(keys[valid].numpy(), times=times[valid].numpy())
     for spec in run.specs:
         if spec.kind != "decayed":
             continue
         rows = valid & (batch.domain == run.dataset.schema.domains.index(spec.domain))
+        if spec.event:
+            rows = rows & (batch.labels[:, tasks.index(spec.event)] > 0)
         keys = batch.user if spec.side == "user" else batch.item
         piles[spec.side].add(
             spec.name,
             keys=keys[rows].numpy(),
-            vectors=_host(output.layers[spec.layer])[rows.numpy()],
+            vectors=output.layers[spec.layer].cpu()[rows].float().cpu().numpy(),
             times=times[rows].numpy(),
             row_ids=row_ids[rows].numpy(),
         )
 
 
-def _add_towers(batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumulator]) -> None:
+def _add_towers(run: _Run, batch: Batch, output: LfmOutput, piles: _Piles) -> None:  # noqa: ARG001
     """Keep the newest UR of each user and IR of each item."""
     valid = batch.valid
     for side, name, keys, vectors in (
@@ -246,19 +263,13 @@ def _add_towers(batch: Batch, output: LfmOutput, piles: dict[RepSide, SideAccumu
         piles[side].add(  # pyright: ignore[reportArgumentType]
             name,
             keys=keys[valid].numpy(),
-            vectors=_host(vectors)[valid.numpy()],
+            vectors=vectors.cpu()[valid].float().numpy(),
             times=batch.time[valid].numpy(),
             row_ids=batch.row_id[valid].numpy(),
         )
 
 
-def _host(vectors: Tensor) -> np.ndarray:
-    return vectors.float().cpu().numpy()
-
-
-def _write_day(
-    run: _Run, day: int, piles: dict[RepSide, SideAccumulator], previous: Snapshot | None
-) -> Snapshot:
+def _write_day(run: _Run, day: int, piles: _Piles, previous: Snapshot | None) -> Snapshot:
     header = Header(
         upstream=run.upstream.version,
         as_of=day,
