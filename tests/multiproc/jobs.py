@@ -1,5 +1,7 @@
 """Small sharded models inside a job, and their weights put together again."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
@@ -36,13 +38,19 @@ def optim(kind: str) -> OptimConfig:
     return OptimConfig(sparse_kind=kind, dense_lr=3e-3, sparse_lr=rate, clip_norm=0.1)
 
 
+@cache
+def schema_of(folder):
+    """Read a schema once: it costs more than building a model."""
+    return load_schema(folder)
+
+
 def build(
     folder, ranks, *, place="table_wise", kind="rowwise_adagrad", seed=SEED, model=MODEL
 ) -> Sharded:
     """Shard a foundation model of the tiny schema."""
     torch.manual_seed(seed)
     config = ShardConfig(place=PLACES[place], optim=optim(kind))
-    return shard_model(Lfm(load_schema(folder), model), config=config, ranks=ranks, seed=seed)
+    return shard_model(Lfm(schema_of(folder), model), config=config, ranks=ranks, seed=seed)
 
 
 def train(sharded: Sharded, batches) -> list[float]:

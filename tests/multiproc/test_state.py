@@ -7,6 +7,7 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.schema import load_schema
 from lfm4ads.model.downstream import Downstream, DownstreamConfig
+from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import (
     _state,
@@ -180,11 +181,14 @@ def borrow_body(ranks, folder, checkpoint):
         model, checkpoint, upstream=MODEL, domain="ads", tasks=[2, 0], num_tasks=3, ranks=ranks
     )
     found["module"] = {
-        name: parameter.detach().numpy() for name, parameter in model.named_parameters()
+        name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()
         if name.startswith("module.")
     }  # fmt: skip
 
-    sharded = shard_model(model, config=ShardConfig(), ranks=ranks, seed=1)
+    rates = OptimConfig(dense_lr=1e-3, weight_decay=0.0)
+    sharded = shard_model(
+        model, config=ShardConfig(optim=rates), ranks=ranks, seed=1, lr_scales={"module.": 0.1}
+    )
     first = tensors_of(sharded.model.state_dict())
     kept = copy_weights(sharded)
     with torch.no_grad():
@@ -200,7 +204,21 @@ def borrow_body(ranks, folder, checkpoint):
     found["unmoved"] = sorted(first.keys() - set(moved))
     put_weights(sharded, kept)
     found["not restored"] = differences(first, tensors_of(sharded.model.state_dict()))
+    found["first steps"] = largest_steps(sharded, read_batches(folder, ranks=ranks)[0])
     return found
+
+
+def largest_steps(sharded, batch):
+    """Train one step of the module arm; return how far the numbers of each dense tensor moved."""
+    for name in ("user.ur", "item.ir"):
+        batch.reps[name] = torch.randn(len(batch), 8)
+        batch.present[name] = (torch.arange(len(batch)) % 4 > 0).float()
+    before = {name: one.detach().clone() for name, one in sharded.dense_parameters().items()}
+    sharded.step(sharded.model(batch).sum())
+    return {
+        name: (one.detach() - before[name]).abs().max().item()
+        for name, one in sharded.dense_parameters().items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +270,13 @@ def test_weights_kept_in_memory_come_back(borrowed):
         assert result["aliased"] == []
         assert result["unmoved"] == []
         assert result["not restored"] == []
+
+
+def test_a_part_of_the_model_can_learn_more_slowly(borrowed):
+    for result in borrowed[0]:
+        # The first step of Adam moves a number by its learning rate.
+        steps = result["first steps"]
+        for name, step in steps.items():
+            rate = 1e-4 if name.startswith("module.") else 1e-3
+            assert step == pytest.approx(rate, rel=0.01), name
+        assert {name.split(".")[0] for name in steps} >= {"module", "cross", "mlp", "heads"}
