@@ -74,38 +74,55 @@ def test_what_was_written_reads_back_equal(file):
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("word", "words"),
     [
-        (["stepz=3"], ["stepz", "Did you mean", "'steps'"]),
-        (["optim.ratee=3"], ["ratee", "Did you mean", "'rate'"]),
-        (["steps=many"], ["'many'", "Integer", "steps"]),
-        (["steps=1e6"], ["1000000.0", "Integer", "steps"]),
-        (["steps=null"], ["steps"]),
-        (["optim.kind=rmsprop"], ["rmsprop", "adam", "sgd"]),
-        (["optim.rate=-1"], ["optim.rate must be positive, got -1.0"]),
-        (["extra.a.rate=-1"], ["must be positive, got -1.0"]),
+        ("stepz=3", "there is no key stepz; did you mean steps?"),
+        ("optim.ratee=3", "there is no key optim.ratee; did you mean rate?"),
+        ("optim.x=3", "there is no key optim.x; the keys there are kind, rate"),
+        ("steps=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("steps=1e6", "Value '1000000.0' of type 'float' could not be converted to Integer"),
+        ("widths=[2, a]", "Value could not be converted to Integer"),
+        ("optim.kind=rms", "Invalid value 'rms', expected one of ['adam', 'sgd']"),
     ],
 )
-def test_a_wrong_word_is_named(file, words, parts):
-    sentence = refusal(file, *words)
-    assert sentence.startswith(f"{file}: ")
-    for part in parts:
-        assert part in sentence
+def test_a_wrong_word_is_named(file, word, words):
+    assert refusal(file, "name=x", word) == f"{word}: {words}"
 
 
-def test_a_wrong_key_in_the_file_is_named(file):
-    Path(file).write_text("data: here\nstepz: 3\n")
-    assert "Did you mean: 'steps'" in refusal(file)
+def test_a_word_that_is_no_yaml_is_named(file):
+    assert refusal(file, "steps=3", "widths=[1").startswith("widths=[1 is not valid YAML: line ")
+    assert refusal(file, "steps=null").startswith("steps=null: ")
 
 
-def test_a_missing_required_key_is_named(file):
-    Path(file).write_text("steps: 3\n")
-    assert "data" in refusal(file)
+@pytest.mark.parametrize("word", ["optim.rate=-1", "extra.a.rate=-1"])
+def test_a_broken_invariant_is_told_in_its_own_words(file, word):
+    assert refusal(file, word) == f"{file}: optim.rate must be positive, got -1.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: here\nstepz: 3\n", "there is no key stepz; did you mean steps?"),
+        ("data: a\noptim: {x: 1}", "there is no key optim.x; the keys there are kind, rate"),
+        ("data: a\nsteps: b", "steps: Value 'b' of type 'str' could not be converted to Integer"),
+        ("steps: 3\n", "data is missing; add it or pass data=<value>"),
+        ("", "data is missing; add it or pass data=<value>"),
+    ],
+)
+def test_a_wrong_key_in_the_file_is_named(file, text, words):
+    Path(file).write_text(text)
+    assert refusal(file, "name=x") == f"{file}: {words}"
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "3"])
+def test_a_file_that_is_no_mapping(file, text):
+    Path(file).write_text(text)
+    assert refusal(file) == f"{file} must hold 'key: value' lines; see configs/ for examples"
 
 
 def test_a_key_given_twice_is_refused(file):
     Path(file).write_text("data: here\nsteps: 3\nsteps: 4\n")
-    assert "steps" in refusal(file)
+    assert refusal(file) == f"{file} is not valid YAML: line 3: found duplicate key steps"
 
 
 def test_files_that_cannot_be_read(file, tmp_path):
@@ -114,4 +131,4 @@ def test_files_that_cannot_be_read(file, tmp_path):
     assert refusal(absent) == f"config {absent} does not exist; see configs/ for what there is"
     assert "does not exist" in refusal(str(tmp_path))
     Path(file).write_text("data: [1, 2\nsteps: 3\n")
-    assert refusal(file).startswith(f"{file} is not valid YAML: ")
+    assert refusal(file).startswith(f"{file} is not valid YAML: line 2: ")

@@ -219,7 +219,7 @@ def test_which_version_is_read(tmp_path, root):
         write_reps(tmp_path, 20260101, version=version)
     assert resolve_version(tmp_path, "b2") == "b2"
     assert refusal(lambda: resolve_version(tmp_path, "")) == (
-        f"{tmp_path} holds 2 upstream versions (a1, b2); pass upstream=<version> to choose one"
+        f"{tmp_path} holds 2 upstream versions (a1, b2); pass input.upstream=<version> to choose one"
     )
     marks = [
         reps_of(tmp_path, version=v).before(20260102).lookup("item", ["ir"], np.array([5]))

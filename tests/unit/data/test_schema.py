@@ -92,7 +92,7 @@ REFUSALS = {
         {"features.recent.times": "conversion_delay_ms"},
         "feature recent reads outcome column conversion_delay_ms: a leak",
     ),
-    "unknown key": ({"features.age.standard": 1}, "Did you mean|standard"),
+    "unknown key": ({"features.age.standard": 1}, "no key features.age.standard; the keys there are kind, side"),
     "missing key": ({"user": None}, "user"),
 }
 

@@ -56,7 +56,7 @@ def test_manifest_tells_rows_and_config(debug_world):
         ("first_day=20260231", "first_day must be a date written YYYYMMDD, got 20260231"),
         ("days=0", "days and fit_days must be at least 1, got 0"),
         ("world.key_bits=8", "raise world.key_bits"),
-        ("world.user.count=3", "Did you mean: 'users'"),
+        ("world.user.count=3", "did you mean users?"),
         ("world.ads.new_per_day=1000", "new_per_day must be in 1..count, got 1000 of 60"),
         ("world.feedback.ads_click_rate=2", "ads_click_rate must be in (0, 0.5], got 2.0"),
     ],
