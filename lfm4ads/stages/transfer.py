@@ -178,28 +178,7 @@ def _open_output(setting: _Setting, *, arm: Arm, seed: int) -> bool:
 def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
-    fitter, reps = build_arm(
-        ArmConfig(
-            arm=arm,
-            seed=seed,
-            domain=config.domain,
-            tasks=config.tasks,
-            first_day=config.split.train_first,
-            align_days=config.align_days,
-            reader=config.reader,
-            model=config.model,
-            shard=config.shard,
-        ),
-        Sources(
-            dataset=setting.dataset,
-            reps=config.input.reps,
-            version=setting.version,
-            names=setting.names,
-            upstream=setting.lineage.config,
-            checkpoint=setting.checkpoint,
-        ),
-        ranks=ranks,
-    )
+    fitter, reps = _build(setting, arm=arm, seed=seed)
     folder = _folder(config, arm=arm, seed=seed)
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     fitted = fitter.fit(
@@ -235,6 +214,32 @@ def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
         fitted.best_epoch + 1,
         report["rows_per_second"],
         report["seconds"],
+    )
+
+
+def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
+    config = setting.config
+    return build_arm(
+        ArmConfig(
+            arm=arm,
+            seed=seed,
+            domain=config.domain,
+            tasks=config.tasks,
+            first_day=config.split.train_first,
+            align_days=config.align_days,
+            reader=config.reader,
+            model=config.model,
+            shard=config.shard,
+        ),
+        Sources(
+            dataset=setting.dataset,
+            reps=config.input.reps,
+            version=setting.version,
+            names=setting.names,
+            upstream=setting.lineage.config,
+            checkpoint=setting.checkpoint,
+        ),
+        ranks=setting.ranks,
     )
 
 
