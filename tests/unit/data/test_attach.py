@@ -75,8 +75,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def reps_of(root, *, names=ALL, version="a1"):
-    return Reps(root=root, version=version, names=names)
+def reps_of(root, *, names=ALL, version="a1", reference=0):
+    return Reps(root=root, version=version, names=names, reference=reference)
 
 
 def reader_of(data, reps, *, ranks=None):
@@ -175,6 +175,39 @@ def test_keys_of_which_none_is_known(tmp_path, root):
     assert not batch.present["user.ur"].any()
 
 
+def test_vectors_of_every_day_on_the_scale_of_one(data, root):
+    """Two dimensions spread over keys and days; the one in which all keys agree is only moved."""
+    reference, day = 20260101, 20260103
+    reader = reader_of(data, reps_of(root, reference=reference))
+    for batch in reader.day(reference):
+        assert_batch(batch, as_of=SEEN[reference])
+    for full in ALL:
+        name = full.split(".")[1]
+        own, wanted = (
+            np.array([vector(name, key, as_of=SEEN[one]) for key in known_keys(name)])
+            for one in (day, reference)
+        )
+        spread = [np.where(of.std(0) > 0, of.std(0), 1.0) for of in (own, wanted)]
+        for batch in reader.day(day):
+            keys = (batch.user if full.startswith("user") else batch.item).tolist()
+            present = batch.present[full].bool()
+            assert present.tolist() == [
+                key in known_keys(name) and valid
+                for key, valid in zip(keys, batch.valid.tolist(), strict=True)
+            ]
+            rows = [vector(name, key, as_of=SEEN[day]) for key in np.array(keys)[present].tolist()]
+            expected = (np.array(rows) - own.mean(0)) / spread[0] * spread[1] + wanted.mean(0)
+            np.testing.assert_allclose(batch.reps[full][present], expected, rtol=1e-5)
+            assert not batch.reps[full][~present].any()
+
+
+def test_a_later_epoch_reads_the_same(data, root):
+    reader = reader_of(data, reps_of(root))
+    for day in (*SEEN, *SEEN):
+        for batch in reader.day(day, epoch=2):
+            assert_batch(batch, as_of=SEEN[day])
+
+
 def refusal(ask):
     with pytest.raises(UserError) as caught:
         ask()
@@ -219,7 +252,8 @@ def test_which_version_is_read(tmp_path, root):
         write_reps(tmp_path, 20260101, version=version)
     assert resolve_version(tmp_path, "b2") == "b2"
     assert refusal(lambda: resolve_version(tmp_path, "")) == (
-        f"{tmp_path} holds 2 upstream versions (a1, b2); pass input.upstream=<version> to choose one"
+        f"{tmp_path} holds 2 upstream versions (a1, b2); pass input.upstream=<version>"
+        " to choose one"
     )
     marks = [
         reps_of(tmp_path, version=v).before(20260102).lookup("item", ["ir"], np.array([5]))

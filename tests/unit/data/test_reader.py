@@ -6,7 +6,7 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.index import open_dataset, select_domains
-from lfm4ads.data.reader import Reader, ReaderConfig
+from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from tests.unit.data.expected import records_of
 from tests.unit.data.states import one_rank
 from tests.worlds import tiny_table, with_column, with_value, write_table, write_tiny
@@ -267,6 +267,16 @@ def test_more_ranks_than_lanes(tiny):
         "reader.lanes is 4 but there are 5 ranks; pass reader.lanes=5 or more"
     )
     assert caught.value.everywhere
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 7])
+def test_scoring_takes_large_steps_in_order(tiny, lanes):
+    config = ReaderConfig(batch_size=2 * lanes, lanes=lanes)
+    large = scoring(config)
+    assert large.batch_size >= 8192
+    assert (large.lanes, large.shuffle) == (lanes, False)
+    reader = Reader(tiny, config=large, ranks=one_rank(), seed=5)
+    assert [rows_of(batch) for batch in reader.day(DAY)] == [list(range(ROWS))]
 
 
 @pytest.mark.parametrize(

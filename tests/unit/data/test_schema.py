@@ -92,7 +92,10 @@ REFUSALS = {
         {"features.recent.times": "conversion_delay_ms"},
         "feature recent reads outcome column conversion_delay_ms: a leak",
     ),
-    "unknown key": ({"features.age.standard": 1}, "no key features.age.standard; the keys there are kind, side"),
+    "unknown key": (
+        {"features.age.standard": 1},
+        "no key features.age.standard; the keys there are kind, side",
+    ),
     "missing key": ({"user": None}, "user"),
 }
 
