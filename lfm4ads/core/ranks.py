@@ -4,6 +4,7 @@ Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are 
 through gloo whatever the device of the model, because metrics, keys and errors live in host memory.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -157,7 +158,11 @@ def open_ranks() -> Iterator[Ranks]:
     try:
         yield ranks
     finally:
+        # Models in reference cycles hold gloo's threads; left to the interpreter's exit, one in
+        # thirty ranks aborted after its work was done.
+        gc.collect()
         dist.destroy_process_group()
+        gc.collect()
 
 
 class StopSignal:
