@@ -41,17 +41,16 @@ def iter_into(seen, items):
     return []
 
 
-def endless(made):
-    number = 0
-    while True:
+def long(made):
+    """Not endless, so that a thread that fails to stop does end."""
+    for number in range(100_000):
         made.append(number)
         yield number
-        number += 1
 
 
 def test_leaving_early_stops_the_thread():
     made = []
-    items = prefetch(endless(made), depth=2)
+    items = prefetch(long(made), depth=2)
     assert [next(items), next(items)] == [0, 1]
     assert len(threads()) == 1
     items.close()
@@ -63,7 +62,7 @@ def test_leaving_early_stops_the_thread():
 
 def test_an_error_of_the_consumer_stops_the_thread():
     def consume():
-        for item in prefetch(endless([]), depth=1):
+        for item in prefetch(long([]), depth=1):
             if item == 3:
                 raise ValueError("the model diverged")
 
