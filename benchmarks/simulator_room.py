@@ -1,6 +1,6 @@
 """How much room an ads world leaves for transfer: ads click AUC of what a model could know at most.
 
-    python -m benchmarks.simulator_room configs/prepare/adsworld.yaml output=/tmp/world
+    python -m benchmarks.simulator_room configs/prepare/adsworld.yaml output=out/room
 
 Prepares the world, fits gradient-boosted trees on the ads rows of all but the last two days and
 scores the last two. ``raw`` has every feature that is not an id or a list; ``heard`` adds what the
