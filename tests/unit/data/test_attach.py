@@ -15,7 +15,7 @@ from lfm4ads.data.reps import write_snapshot
 from lfm4ads.data.side import SideStates
 from tests.gloo import run_ranks
 from tests.unit.data.states import header, one_rank
-from tests.worlds import tiny_table, with_column, write_table, write_tiny
+from tests.worlds import tiny_table, with_column, with_value, write_table, write_tiny
 
 SPECS = (
     RepSpec(name="ur", side="user", kind="latest", dim=3, read="sum"),
@@ -262,7 +262,7 @@ def test_which_version_is_read(tmp_path, root):
     assert [one.values["ir"][0, 1] for one in marks] == [101.0, 101.5]
 
 
-def on_two_ranks(ranks, data, root, damaged):
+def on_two_ranks(ranks, data, root, damaged, bad_row):
     rows = []
     for day, as_of in SEEN.items():
         for batch in reader_of(data, reps_of(root), ranks=ranks).day(day):
@@ -276,6 +276,9 @@ def on_two_ranks(ranks, data, root, damaged):
             reps_of(damaged),
         )
     ]
+    # Only rank 1 reads the last row group, and rank 0 must not go on alone.
+    reader = reader_of(bad_row, reps_of(root), ranks=ranks)
+    sentences.append(refusal(lambda: next(reader.day(20260101))))
     return rows, sentences
 
 
@@ -284,9 +287,12 @@ def test_two_ranks_read_the_same_and_fail_together(tmp_path, data, root):
     write_reps(tmp_path, 20251231)
     part = tmp_path / "upstream=a1" / "as_of=20251231" / "item" / "part-00000.parquet"
     part.write_bytes(bytes(part.stat().st_size))
+    bad_row = with_value(tiny_table(150), "user_id", -8, row=149)
+    file = write_table(tmp_path / "bad_row", bad_row, row_group_rows=10)
     (rows, sentences), (other_rows, other_sentences) = run_ranks(
-        on_two_ranks, 2, data, root, tmp_path
+        on_two_ranks, 2, data, root, tmp_path, tmp_path / "bad_row"
     )
     assert sorted(rows + other_rows) == list(range(450))
     assert sentences == other_sentences
     assert f"{part} cannot be read" in sentences[2]
+    assert sentences[3].startswith(f"{file}, row group 14: column user_id has the negative id -8")
