@@ -1,9 +1,9 @@
 """What the launch commands say of bad inputs, each tried on two ranks.
 
-    python -m benchmarks.bad_inputs > docs/errors.md
+    python -m benchmarks.bad_inputs > errors.md
 
 Builds small datasets with one fault each in a temporary folder, runs the commands two at a time
-(4 minutes on 2 cores, 2 GB) and prints the page. It exits with 1 unless every bad input ends with
+(8 minutes on 2 cores, 2 GB) and prints the page. It exits with 1 unless every bad input ends with
 status 2 and one sentence that names what it should.
 """
 
