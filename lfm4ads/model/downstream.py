@@ -15,9 +15,9 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import LfmConfig
 from lfm4ads.nn.adapter import NonLinearAdapter
-from lfm4ads.nn.cross import CrossNetwork
 from lfm4ads.nn.fields import FieldEncoder, build_tables
 from lfm4ads.nn.heads import ScenarioHeads
+from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 from lfm4ads.nn.mix import tower_input
 from lfm4ads.nn.mlp import Mlp
 from lfm4ads.nn.standardise import Standardiser

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lfm4ads.nn.cross import CrossNetwork
+from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 from lfm4ads.nn.mlp import Mlp
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lfm4ads.nn.cross import CrossNetwork
+from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 
 
 def cross_by_loops(layers, start):
