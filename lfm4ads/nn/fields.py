@@ -46,7 +46,7 @@ class FieldEncoder(nn.Module):
     """Concatenates embeddings, numbers and vectors of some features; lists are averaged.
 
     A number x becomes x * v + c with its own v and c (K,); a vector goes through its own linear
-    map.
+    map. Missing ones (NaN) count as zero: the mean of a standardised number.
     """
 
     _key: Tensor
@@ -96,11 +96,11 @@ class FieldEncoder(nn.Module):
         if self.sparse:
             parts.append(self._embeddings(pooled, batch))
         if self.number_weight is not None and self.number_bias is not None:
-            numbers_BN1 = batch.numbers[:, self._number].unsqueeze(-1)
+            numbers_BN1 = batch.numbers[:, self._number].nan_to_num().unsqueeze(-1)
             parts.append((numbers_BN1 * self.number_weight + self.number_bias).flatten(1))
         for name, linear in self.vector_maps.items():
             start, stop = self._vectors[name]
-            parts.append(linear(batch.vectors[:, start:stop]))
+            parts.append(linear(batch.vectors[:, start:stop].nan_to_num()))
         return torch.cat(parts, dim=1)
 
     def _embeddings(self, pooled: KeyedTensor, batch: Batch) -> Tensor:
