@@ -1,7 +1,8 @@
 """From ids of all rows on end to one dense block, or one sum, a row.
 
-Plain torch where FBGEMM has kernels: index_add is as fast as those on a CPU for the widths here
-(4,096 rows of up to 30 ids, width 16, forward and backward: 12.5 against 13.7 ms) and takes float64.
+Plain torch where FBGEMM has kernels, which refuse float64. Forward and backward on one CPU thread:
+4,096 rows of up to 30 ids of width 16 are padded in 12.5 ms (FBGEMM: 13.7), 1,024 rows of up to 50
+of width 64 in 20 (11); sums take 2.3 and 2.5 ms (torch.segment_reduce: 3.6 and 6.3).
 
 Dimension key: B rows, N ids of all rows, L most ids a row, D width.
 """
