@@ -1,7 +1,9 @@
 """The cross network against loops over its numbers."""
 
+import pytest
 import torch
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 
 
@@ -35,3 +37,27 @@ def test_zero_weights_are_the_identity_and_no_layers_give_nothing():
         torch.nn.init.zeros_(parameter)
     assert all(torch.equal(one, x_BW) for one in cross(x_BW))
     assert CrossNetwork(6, layers=0)(x_BW) == []
+
+
+def test_low_rank_is_full_rank_with_the_product_of_its_factors():
+    torch.manual_seed(0)
+    low, full = CrossNetwork(6, layers=2, rank=2).double(), CrossNetwork(6, layers=2).double()
+    for (inner, outer), layer in zip(low.layers, full.layers, strict=True):
+        layer.weight.data, layer.bias.data = outer.weight.data @ inner.weight.data, outer.bias.data
+        assert torch.linalg.matrix_rank(layer.weight) == 2
+    x_BW = torch.randn(3, 6, dtype=torch.float64)
+    for found, wanted in zip(low(x_BW), full(x_BW), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    count = {one: sum(p.numel() for p in one.parameters()) for one in (low, full)}
+    assert (count[low], count[full]) == (2 * (2 * 6 * 2 + 6), 2 * (36 + 6))
+
+
+def test_full_rank_parameters_keep_their_names():
+    names = [name for name, _ in CrossNetwork(4, layers=2).named_parameters()]
+    assert names == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+
+
+@pytest.mark.parametrize("rank", [6, 7])
+def test_a_rank_that_is_not_low_is_told(rank):
+    with pytest.raises(UserError, match=f"rank {rank} on 6 inputs"):
+        CrossNetwork(6, layers=2, rank=rank)
