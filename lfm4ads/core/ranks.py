@@ -88,6 +88,18 @@ class Ranks:
             for piece in pieces
         ]
 
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return all ranks' same-shaped tensors (B, ...) as one (world * B, ...), in rank order.
+
+        It stays on the model's device and no gradient flows through it.
+        """
+        mine = tensor.detach().contiguous()
+        if self.world == 1:
+            return mine
+        joined = mine.new_empty((self.world * mine.shape[0], *mine.shape[1:]))
+        dist.all_gather_into_tensor(joined, mine)
+        return joined
+
     def broadcast(self, text: str) -> str:
         """Return rank 0's text on every rank."""
         return self.texts(text)[0]

@@ -9,7 +9,13 @@ from torch import Tensor
 from lfm4ads.data.batch import Batch
 
 
-def masked_bce(logits_BT: Tensor, batch: Batch, *, columns: Tensor | None = None) -> Tensor:
+def masked_bce(
+    logits_BT: Tensor,
+    batch: Batch,
+    *,
+    columns: Tensor | None = None,
+    weights_BT: Tensor | None = None,
+) -> Tensor:
     """Return the binary cross-entropy summed over the labels that exist.
 
     A sum, not a mean: divided by a constant batch size it makes the same gradient however rows fall
@@ -19,8 +25,10 @@ def masked_bce(logits_BT: Tensor, batch: Batch, *, columns: Tensor | None = None
         logits_BT: One column a task.
         batch: Labels and masks.
         columns: Task indices of the logits' columns; all tasks when None.
+        weights_BT: Factor on each label's loss, one column a logit; 1 when None.
     """
     labels, masks = batch.labels, batch.masks
     if columns is not None:
         labels, masks = labels[:, columns], masks[:, columns]
-    return (F.binary_cross_entropy_with_logits(logits_BT, labels, reduction="none") * masks).sum()
+    loss_BT = F.binary_cross_entropy_with_logits(logits_BT, labels, reduction="none") * masks
+    return (loss_BT if weights_BT is None else loss_BT * weights_BT).sum()

@@ -40,3 +40,16 @@ def test_padding_adds_nothing(batches):
     logits = torch.randn(69, 3)
     padded = masked_bce(logits, pad(batches[0], 5))
     assert padded.item() == pytest.approx(masked_bce(logits[:64], batches[0]).item())
+
+
+def test_weights_are_factors_on_the_labels_losses(batches):
+    logits = torch.randn(64, 3, requires_grad=True)
+    weights = torch.rand(64, 3)
+    (plain,) = torch.autograd.grad(masked_bce(logits, batches[0]), logits)
+    weighted = masked_bce(logits, batches[0], weights_BT=weights)
+    torch.testing.assert_close(torch.autograd.grad(weighted, logits)[0], plain * weights)
+    chosen = torch.tensor([2, 0])
+    value = masked_bce(logits[:, chosen], batches[0], columns=chosen, weights_BT=weights[:, chosen])
+    without = torch.tensor([1.0, 0.0, 1.0])
+    wanted = masked_bce(logits, batches[0], weights_BT=weights * without)
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -1,0 +1,231 @@
+"""What the upstream model minimises: weighted BCE and a ranking term over the global batch.
+
+Dimension key: B rows of this rank, R rows of all ranks, T tasks, C logits a task (1, or 2 in JRC),
+D domains.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.batch import Batch
+from lfm4ads.data.schema import Schema
+from lfm4ads.nn.ranking import (
+    Ranked,
+    cap_negatives,
+    hash_rows,
+    jrc_loss,
+    list_ce_loss,
+    list_loss,
+    pair_loss,
+)
+from lfm4ads.train.losses import masked_bce
+from lfm4ads.train.weights import (
+    Balance,
+    RepeatConfig,
+    Survey,
+    balance_weights,
+    check_repeat,
+    repeat_weight,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss of an upstream run; the default is the plain BCE over all labels."""
+
+    rank: Literal["none", "pair", "list", "list_ce", "jrc"] = "none"
+    """Ranking term of every binary task; jrc needs a model with two logits a task."""
+    alpha: float = 0.9
+    """Weight of BCE; the ranking term has 1 - alpha."""
+    within: Literal["scenario", "batch"] = "scenario"
+    """Rows that are compared; across scenarios mostly base rates are learnt."""
+    max_negatives: int = 512
+    """Negatives of a task that one step's pairs share; lists have no pairs and use all."""
+    task_weights: dict[str, float] = field(default_factory=dict)
+    """Factors on the loss of some tasks; 1 for the others."""
+    domain_weights: dict[str, float] = field(default_factory=dict)
+    """Factors on the loss of some domains; 1 for the others."""
+    balance: Balance = "none"
+    """Equal label mass for every domain, or every (domain, task), before the factors above."""
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"loss.alpha must be in 0..1, got {self.alpha}")
+        if self.max_negatives < 1:
+            raise ValueError(f"loss.max_negatives must be at least 1, got {self.max_negatives}")
+        for name, weights in self._factors().items():
+            for key, weight in weights.items():
+                if not (0 <= weight < float("inf")):
+                    raise ValueError(f"{name}.{key} must be at least 0 and finite, got {weight}")
+
+    def _factors(self) -> dict[str, dict[str, float]]:
+        return {"loss.task_weights": self.task_weights, "loss.domain_weights": self.domain_weights}
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether weights are made from counts of the first training day."""
+        return self.balance != "none" or bool(self.repeat.feature)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether the model must give two logits a task."""
+        return self.rank == "jrc"
+
+
+class Objective:
+    """Callable loss of a batch, summed over its rows; a sum over ranks is that of the global batch.
+
+    Per task alpha * sum of BCE + (1 - alpha) * n * mean of the ranking term, where n is the
+    weighted number of labels of the global batch: both are on the scale of a sum over rows.
+    """
+
+    def __init__(
+        self, config: LossConfig, *, schema: Schema, ranks: Ranks, survey: Survey | None = None
+    ) -> None:
+        """Check names and place the weights on the device.
+
+        Args:
+            config: The loss.
+            schema: Of the batches.
+            ranks: The job.
+            survey: Required when ``config.needs_survey``.
+
+        Raises:
+            UserError: a weight or the repeat feature names what the schema lacks; on every rank.
+        """
+        check_repeat(config.repeat, schema=schema)
+        if config.needs_survey and survey is None:
+            raise ValueError("loss.balance and loss.repeat need a survey; see take_survey")
+        self._config = config
+        self._schema = schema
+        self._ranks = ranks
+        self._repeat_mean = survey.repeat_mean if survey else 1.0
+        tasks = list(schema.tasks)
+        self._binary = [tasks.index(task) for task in schema.binary_tasks]
+        task_T = _factors(config.task_weights, names=tasks, what="task")
+        domain_D = _factors(config.domain_weights, names=schema.domains, what="domain")
+        weight_DT = np.outer(domain_D, task_T)
+        if survey is not None:
+            weight_DT = weight_DT * balance_weights(survey, balance=config.balance)
+        self._weight_DT = torch.tensor(weight_DT, dtype=torch.float32, device=ranks.device)
+        self._weighs = bool(config.task_weights or config.domain_weights or config.needs_survey)
+
+    def __call__(
+        self, logits_BT: Tensor, batch: Batch, *, step: int, pairs_BT2: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of this rank's rows. Collective where there is a ranking term.
+
+        Args:
+            logits_BT: One column a task; z1 - z0 under JRC.
+            batch: On the device of the logits.
+            step: Of the run, the same on all ranks and after a restart: it draws the negatives.
+            pairs_BT2: z0 and z1 of every task; with JRC and only then.
+        """
+        assert (pairs_BT2 is not None) == self._config.needs_pairs
+        weights_BT = self.label_weights(batch)
+        bce = masked_bce(logits_BT, batch, weights_BT=weights_BT)
+        if self._config.rank == "none":
+            return bce
+        z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
+        weights_BT = batch.masks if weights_BT is None else batch.masks * weights_BT
+        ranking = self._ranking(z_BTC, batch, weights_BT=weights_BT, step=step)
+        return self._config.alpha * bce + (1 - self._config.alpha) * ranking
+
+    def label_weights(self, batch: Batch) -> Tensor | None:
+        """Return the factor on each label's loss (B, T), or None where all are 1."""
+        if not self._weighs:
+            return None
+        weights_BT = self._weight_DT[batch.domain]
+        if not self._config.repeat.feature:
+            return weights_BT
+        repeat_B1 = self._repeat(batch).unsqueeze(1)
+        if self._config.repeat.negatives_only:
+            return weights_BT * torch.where(batch.labels > 0.5, 1.0, repeat_B1)
+        return weights_BT * repeat_B1
+
+    def correction(self, batch: Batch) -> Tensor:
+        """Return what to add to a row's logits (B,) when scoring.
+
+        With positives of weight a and negatives of weight b the learnt rate q is that of other
+        odds: p = q b / (q b + (1 - q) a), so logit p = logit q + log(b / a). Zero unless weights
+        depend on the label.
+        """
+        repeat = self._config.repeat
+        if not (repeat.feature and repeat.negatives_only):
+            return torch.zeros_like(batch.valid, dtype=torch.float32)
+        return self._repeat(batch).log()
+
+    def _repeat(self, batch: Batch) -> Tensor:
+        weight_B = repeat_weight(batch, repeat=self._config.repeat, schema=self._schema)
+        return weight_B / self._repeat_mean
+
+    def _ranking(self, z_BTC: Tensor, batch: Batch, *, weights_BT: Tensor, step: int) -> Tensor:
+        """Return this rank's share of the ranking terms of the global batch.
+
+        Every rank works out the whole term with its own rows carrying gradient, so gradients sum
+        over ranks to that of the term; of the value each reports an equal part.
+        """
+        z_RTC = self._with_own_gradient(z_BTC)
+        facts = torch.stack([weights_BT, batch.labels], dim=2)
+        weight_RT, label_RT = self._ranks.all_gather(facts).unbind(2)
+        keys = (batch.row_id, batch.user, batch.item, batch.time, batch.scenario)
+        places = torch.stack([batch.scenario, hash_rows(keys, salt=step)], dim=1)
+        scenario_R, hash_R = self._ranks.all_gather(places).unbind(1)
+        group_R = scenario_R if self._config.within == "scenario" else torch.zeros_like(scenario_R)
+        total = z_BTC.new_zeros(())
+        for column in self._binary:
+            # Padding, rows without the label and weights of 0 are all rows that are not there.
+            kept = weight_RT[:, column].nonzero().squeeze(1)
+            weight_N = weight_RT[kept, column].to(z_BTC.dtype)
+            rows = Ranked(
+                positive_N=label_RT[kept, column] > 0.5,
+                group_N=group_R[kept],
+                weight_N=weight_N,
+                num_groups=len(self._schema.scenarios),
+            )
+            mean = self._mean(z_RTC[kept, column], rows=rows, hash_N=hash_R[kept])
+            total = total + weight_N.sum() * mean
+        return total.detach() / self._ranks.world + (total - total.detach())
+
+    def _with_own_gradient(self, z_BTC: Tensor) -> Tensor:
+        """Return all ranks' logits (R, T, C), those of this rank with their history."""
+        first = self._ranks.rank * len(z_BTC)
+        before, _, after = self._ranks.all_gather(z_BTC).split(
+            [first, len(z_BTC), (self._ranks.world - 1) * len(z_BTC) - first]
+        )
+        return torch.cat([before, z_BTC, after])
+
+    def _mean(self, z_NC: Tensor, *, rows: Ranked, hash_N: Tensor) -> Tensor:
+        config = self._config
+        match config.rank:
+            case "pair":
+                stay = cap_negatives(rows, hash_N=hash_N, max_negatives=config.max_negatives)
+                return pair_loss(z_NC[stay, 0], rows=rows.take(stay))
+            case "list":
+                return list_loss(z_NC[:, 0], rows=rows)
+            case "list_ce":
+                return list_ce_loss(z_NC[:, 0], rows=rows)
+            case "jrc":
+                return jrc_loss(z_NC, rows=rows)
+            case "none":
+                raise AssertionError("there is no ranking term")
+
+
+def _factors(weights: Mapping[str, float], *, names: Iterable[str], what: str) -> list[float]:
+    known = list(names)
+    for name in weights:
+        if name not in known:
+            raise UserError(
+                f"loss.{what}_weights names {what} {name}, but the {what}s are"
+                f" {', '.join(known)}; correct or remove it",
+                everywhere=True,
+            )
+    return [weights.get(name, 1.0) for name in known]
