@@ -1,12 +1,14 @@
 """Optimisers: sparse ones fused into the backward of the tables, dense ones stepped once a step."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor
+
+from lfm4ads.shard.schedule import ScheduleConfig
 
 SparseKind = Literal["rowwise_adagrad", "adagrad", "sgd"]
 
@@ -22,6 +24,10 @@ class OptimConfig:
     sparse_kind: SparseKind = "rowwise_adagrad"
     clip_norm: float = 10.0
     """Largest norm of the dense gradient; 0 does not clip."""
+    sparse_clip: float = 0.0
+    """Largest absolute value of a table's gradient; 0 does not clip."""
+    dense_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sparse_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         if self.dense_lr <= 0 or self.sparse_lr <= 0:
@@ -29,8 +35,10 @@ class OptimConfig:
                 "optim.dense_lr and optim.sparse_lr must be positive,"
                 f" got {self.dense_lr} and {self.sparse_lr}"
             )
-        if self.weight_decay < 0 or self.clip_norm < 0:
-            raise ValueError("optim.weight_decay and optim.clip_norm must not be negative")
+        if self.weight_decay < 0 or self.clip_norm < 0 or self.sparse_clip < 0:
+            raise ValueError(
+                "optim.weight_decay, optim.clip_norm and optim.sparse_clip must not be negative"
+            )
 
 
 def fused_params(config: OptimConfig) -> dict[str, Any]:
@@ -40,7 +48,14 @@ def fused_params(config: OptimConfig) -> dict[str, Any]:
         "adagrad": EmbOptimType.EXACT_ADAGRAD,
         "sgd": EmbOptimType.EXACT_SGD,
     }
-    return {"optimizer": kinds[config.sparse_kind], "learning_rate": config.sparse_lr, "eps": 1e-8}
+    words: dict[str, Any] = {
+        "optimizer": kinds[config.sparse_kind],
+        "learning_rate": config.sparse_lr,
+        "eps": 1e-8,
+    }
+    if config.sparse_clip:
+        words |= {"gradient_clipping": True, "max_gradient": config.sparse_clip}
+    return words
 
 
 class TableOptimizer(torch.optim.Optimizer):
@@ -54,6 +69,7 @@ class TableOptimizer(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[Tensor], *, config: OptimConfig) -> None:
         super().__init__(list(parameters), {"lr": config.sparse_lr})
         self._kind = config.sparse_kind
+        self._clip = config.sparse_clip
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride] - torch's, less its closures
@@ -61,7 +77,9 @@ class TableOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._update(table, gradient=table.grad, lr=group["lr"])
+                    limit = self._clip or float("inf")
+                    gradient = table.grad.clamp(-limit, limit)
+                    self._update(table, gradient=gradient, lr=group["lr"])
 
     def _update(self, table: Tensor, *, gradient: Tensor, lr: float) -> None:
         if self._kind == "sgd":

@@ -1,9 +1,12 @@
 """Where each table goes: a TorchRec plan made without a collective, the same on every rank."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
-from torchrec import EmbeddingBagCollection
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.sharding_plan import (
@@ -15,10 +18,13 @@ from torchrec.distributed.sharding_plan import (
     table_wise,
 )
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 
+Collection = EmbeddingBagCollection | EmbeddingCollection
+"""Tables looked up as sums over bags, or id by id."""
 Placement = Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
@@ -41,47 +47,99 @@ class PlaceConfig:
                 )
 
 
+def find_collections(model: nn.Module) -> dict[str, Collection]:
+    """Return every collection of tables in a model, by its path."""
+    return {
+        path: module for path, module in model.named_modules() if isinstance(module, Collection)
+    }
+
+
+def tables_of(collection: Collection) -> list[BaseEmbeddingConfig]:
+    """Return what a collection says of its tables."""
+    if isinstance(collection, EmbeddingCollection):
+        return list(collection.embedding_configs())
+    return list(collection.embedding_bag_configs())
+
+
+def table_weights(collections: Mapping[str, Collection]) -> dict[str, str]:
+    """Return the table of each weight, by the weight's name in the model."""
+    return {
+        f"{path}.{name}": name.split(".")[1]
+        for path, collection in collections.items()
+        for name, _ in collection.named_parameters()
+    }
+
+
 def plan_tables(
-    collection: EmbeddingBagCollection,
+    collections: Mapping[str, Collection],
     *,
-    path: str,
     config: PlaceConfig,
     ranks: Ranks,
-    sharder: ModuleSharder,
+    fused_params: dict[str, object],
 ) -> ShardingPlan:
-    """Return the plan for the collection at ``path`` in the model.
+    """Return the plan for the collections of a model, given by their paths; names are unique.
 
     Raises:
-        UserError: a placement names no table, or cannot hold on this number of ranks.
+        UserError: a placement names no table, or cannot hold for a table or this number of ranks.
     """
-    tables = collection.embedding_bag_configs()
-    unknown = set(config.tables) - {table.name for table in tables}
+    tables = [(path, table) for path, one in collections.items() for table in tables_of(one)]
+    _check_names(config, names=[table.name for _, table in tables])
+    load = [0] * ranks.world
+    placed: dict[str, dict[str, ParameterShardingGenerator]] = {path: {} for path in collections}
+    for path, table in sorted(tables, key=lambda one: -_size(one[1])):
+        kind = _kind(table, config=config, world=ranks.world)
+        if kind == "data_parallel" and isinstance(collections[path], EmbeddingCollection):
+            # TorchRec 1.8: a crash with a corrupted memory, as with the dense kernel.
+            raise UserError(
+                f"table {table.name} is read id by id, for a sequence, and cannot be data_parallel;"
+                " place it table_wise",
+                everywhere=True,
+            )
+        by_load = sorted(range(ranks.world), key=load.__getitem__)
+        holders = _holders(kind, dim=table.embedding_dim, by_load=by_load)
+        placed[path][table.name] = _place(
+            kind, table.name, rows=table.num_embeddings, holders=holders, world=ranks.world
+        )
+        for rank in holders:
+            load[rank] += _size(table) // len(holders)
+    sharders = {one.module_type: one for one in table_sharders(fused_params)}
+    return ShardingPlan(
+        plan={
+            path: construct_module_sharding_plan(
+                collection,
+                per_param_sharding=placed[path],
+                sharder=sharders[type(collection)],
+                world_size=ranks.world,
+                local_size=ranks.world,
+                device_type=ranks.device.type,
+            )
+            for path, collection in collections.items()
+        }
+    )
+
+
+def _check_names(config: PlaceConfig, *, names: list[str]) -> None:
+    """Refuse a placement of no table; two tables of one name would share their first values."""
+    assert len(set(names)) == len(names), names
+    unknown = set(config.tables) - set(names)
     if unknown:
         raise UserError(
             f"place.tables names {min(unknown)}, which is no table of the model;"
-            f" the tables are {', '.join(sorted(table.name for table in tables))}",
+            f" the tables are {', '.join(sorted(names))}",
             everywhere=True,
         )
-    load = [0] * ranks.world
-    placed: dict[str, ParameterShardingGenerator] = {}
-    for table in sorted(tables, key=lambda one: -one.num_embeddings * one.embedding_dim):
-        rows, dim = table.num_embeddings, table.embedding_dim
-        kind = cast(Placement, config.tables.get(table.name, config.default))
-        if kind == "auto":
-            kind = "row_wise" if rows >= max(config.row_wise_rows, ranks.world) else "table_wise"
-        holders = _holders(kind, dim=dim, by_load=sorted(range(ranks.world), key=load.__getitem__))
-        placed[table.name] = _place(kind, table.name, rows=rows, holders=holders, world=ranks.world)
-        for rank in holders:
-            load[rank] += rows * dim // len(holders)
-    per_parameter = construct_module_sharding_plan(
-        collection,
-        per_param_sharding=placed,
-        sharder=sharder,
-        world_size=ranks.world,
-        local_size=ranks.world,
-        device_type=ranks.device.type,
-    )
-    return ShardingPlan(plan={path: per_parameter})
+
+
+def _size(table: BaseEmbeddingConfig) -> int:
+    return table.num_embeddings * table.embedding_dim
+
+
+def _kind(table: BaseEmbeddingConfig, *, config: PlaceConfig, world: int) -> Placement:
+    kind = cast(Placement, config.tables.get(table.name, config.default))
+    if kind != "auto":
+        return kind
+    large = table.num_embeddings >= max(config.row_wise_rows, world)
+    return "row_wise" if large else "table_wise"
 
 
 def _holders(kind: Placement, *, dim: int, by_load: list[int]) -> list[int]:
@@ -122,6 +180,9 @@ def _place(
             return table_wise(rank=holders[0], compute_kernel=fused)
 
 
-def table_sharder(fused_params: dict[str, object]) -> EmbeddingBagCollectionSharder:
-    """Return the sharder of pooled tables with the given fused optimiser."""
-    return EmbeddingBagCollectionSharder(fused_params=fused_params)
+def table_sharders(fused_params: dict[str, object]) -> list[ModuleSharder]:
+    """Return the sharders of both kinds of collection, with the given fused optimiser."""
+    return [
+        EmbeddingBagCollectionSharder(fused_params=fused_params),
+        EmbeddingCollectionSharder(fused_params=fused_params),
+    ]

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec import EmbeddingBagCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv
@@ -18,7 +17,14 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.shard.initialise import fill_rows
 from lfm4ads.shard.optim import OptimConfig, TableOptimizer, fused_params
-from lfm4ads.shard.place import PlaceConfig, plan_tables, table_sharder
+from lfm4ads.shard.place import (
+    PlaceConfig,
+    find_collections,
+    plan_tables,
+    table_sharders,
+    table_weights,
+    tables_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,54 +81,49 @@ def shard_model(
     Dense parameters must already be equal on all ranks in value: build the model under one seed.
 
     Args:
-        model: Holds at most one ``EmbeddingBagCollection``, on the meta device.
+        model: Its tables are in ``EmbeddingBagCollection`` and, for lookups id by id, in
+            ``EmbeddingCollection`` modules on the meta device; their names are unique.
         config: Placement and optimisers.
         ranks: The job.
         seed: Decides the first values of table rows.
         lr_scales: Factor on the dense learning rate of parameters whose name starts with the key.
     """
-    collections = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, EmbeddingBagCollection)
+    collections = find_collections(model)
+    shapes = {
+        table.name: (table.num_embeddings, table.embedding_dim)
+        for collection in collections.values()
+        for table in tables_of(collection)
     }
-    ((path, collection),) = collections.items()
-    specs = {table.name: table for table in collection.embedding_bag_configs()}
-    sharder = table_sharder(fused_params(config.optim))
-    plan = plan_tables(collection, path=path, config=config.place, ranks=ranks, sharder=sharder)
+    weights = table_weights(collections)
+    fused_words = fused_params(config.optim)
+    plan = plan_tables(collections, config=config.place, ranks=ranks, fused_params=fused_words)
     wrapped = DistributedModelParallel(
         module=model,
         env=ShardingEnv.from_process_group(dist.group.WORLD),  # pyright: ignore[reportArgumentType]
         device=ranks.device,
         plan=plan,
-        sharders=[sharder],  # pyright: ignore[reportArgumentType]
+        sharders=table_sharders(fused_words),
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
-    shapes = {name: (spec.num_embeddings, spec.embedding_dim) for name, spec in specs.items()}
-    _initialise(wrapped, shapes=shapes, seed=seed)
+    _initialise(wrapped, weights=weights, shapes=shapes, seed=seed)
     fused: CombinedOptimizer = wrapped.fused_optimizer
     sharded = Sharded(wrapped, fused, [], config.optim.clip_norm, ranks, shapes)
     sharded.dense = _dense_optimizers(
-        sharded, config.optim, tables=set(specs), lr_scales=lr_scales or {}
+        sharded, config.optim, tables=set(weights), lr_scales=lr_scales or {}
     )
     return sharded
 
 
-def table_of(parameter: str) -> str | None:
-    """Return the table in a parameter name ``...embedding_bags.<table>.weight``, else None."""
-    parts = parameter.split(".")
-    if len(parts) >= 3 and parts[-3] == "embedding_bags" and parts[-1] == "weight":
-        return parts[-2]
-    return None
-
-
 def _initialise(
-    model: DistributedModelParallel, *, shapes: Mapping[str, tuple[int, int]], seed: int
+    model: DistributedModelParallel,
+    *,
+    weights: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+    seed: int,
 ) -> None:
-    for name, value in model.state_dict().items():
-        table = table_of(name)
-        if table is None:
-            continue
+    state = model.state_dict()
+    for name, table in weights.items():
+        value = state[name]
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 row, column = shard.metadata.shard_offsets
@@ -146,7 +147,7 @@ def _dense_optimizers(
     for name, parameter in sharded.dense_parameters().items():
         if not parameter.requires_grad:
             continue
-        if table_of(name) in tables:
+        if name in tables:
             replicated.append(parameter)
             continue
         scales = [scale for prefix, scale in lr_scales.items() if name.startswith(prefix)]

@@ -2,36 +2,53 @@
 
 import pytest
 import torch
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torch import nn
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+)
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.shard.optim import OptimConfig, fused_params
-from lfm4ads.shard.place import PlaceConfig, plan_tables, table_sharder
-from lfm4ads.shard.sharded import table_of
+from lfm4ads.shard.place import PlaceConfig, find_collections, plan_tables, table_weights
 from tests.batches import one_rank
 
+META = torch.device("meta")
 
-def plan(sizes, *, world, rank=0, **config):
+
+def collections_of(pooled, unpooled):
+    """Return a model with a collection of bags and one for lookups id by id for every width."""
+    words = {
+        name: {"name": name, "embedding_dim": dim, "num_embeddings": rows, "feature_names": [name]}
+        for name, (rows, dim) in (pooled | unpooled).items()
+    }
+    model = nn.Module()
+    if pooled:
+        bags = [EmbeddingBagConfig(**words[name]) for name in pooled]
+        model.bags = EmbeddingBagCollection(tables=bags, device=META)
+    for dim in {dim for _, dim in unpooled.values()}:
+        tables = [EmbeddingConfig(**words[name]) for name in unpooled if unpooled[name][1] == dim]
+        model.add_module(f"rows_{dim}", EmbeddingCollection(tables=tables, device=META))
+    return nn.ModuleDict({"tables": model})
+
+
+def plan(sizes, *, world, rank=0, unpooled=(), **config):
     """Return sharding type and ranks of every table; ``sizes`` are (rows, dim) by name."""
-    collection = EmbeddingBagCollection(
-        device=torch.device("meta"),
-        tables=[
-            EmbeddingBagConfig(
-                name=name, embedding_dim=dim, num_embeddings=rows, feature_names=[f"f_{name}"]
-            )
-            for name, (rows, dim) in sizes.items()
-        ],
-    )
+    model = collections_of(sizes, dict(unpooled))
     made = plan_tables(
-        collection,
-        path="model.tables",
+        find_collections(model),
         config=PlaceConfig(**config),
         ranks=one_rank(rank=rank, world=world),
-        sharder=table_sharder(fused_params(OptimConfig())),
+        fused_params=fused_params(OptimConfig()),
     )
+    kernels = {one.compute_kernel for part in made.plan.values() for one in part.values()}
+    assert kernels <= {"fused", "dense"}
     return {
         name: (one.sharding_type, one.ranks or [])
-        for name, one in made.plan["model.tables"].items()
+        for part in made.plan.values()
+        for name, one in part.items()
     }
 
 
@@ -113,8 +130,46 @@ def test_too_few_rows_for_row_wise_are_refused_in_a_sentence():
     assert plan({"a": (4, 8)}, world=4, default="row_wise")["a"][0] == "row_wise"
 
 
+def test_the_load_counts_the_tables_of_all_collections():
+    """Alone, each collection would put its largest table on rank 0."""
+    pooled = {"a": (400, 8), "b": (100, 8)}
+    unpooled = {"main/item": (300, 8), "main/tag": (100, 16)}
+    placed = plan(pooled, unpooled=unpooled, world=2)
+    assert placed.keys() == {*pooled, *unpooled}
+    assert numbers_held(pooled | unpooled, placed, world=2) == [4000.0, 4000.0]
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
+def test_tables_read_id_by_id_are_placed_by_the_same_words(kind):
+    tables = {"main/item": (100, 8), "main/tag": (50, 8)}
+    placed = plan({}, unpooled=tables, world=2, tables={"main/item": kind})
+    assert {name: one for name, (one, _) in placed.items()} == {
+        "main/item": kind,
+        "main/tag": "table_wise",
+    }
+
+
+@pytest.mark.parametrize(
+    "config", [{"default": "data_parallel"}, {"tables": {"i": "data_parallel"}}]
+)
+def test_data_parallel_is_refused_in_a_sentence_for_what_is_read_id_by_id(config):
+    wanted = "table i is read id by id, for a sequence, and cannot be data_parallel;"
+    with pytest.raises(UserError, match=f"{wanted} place it table_wise$") as caught:
+        plan({"a": (9, 8)}, unpooled={"i": (9, 8)}, world=2, **config)
+    assert caught.value.everywhere
+    config = {"default": "data_parallel", "tables": {"i": "table_wise"}}
+    assert plan({"a": (9, 8)}, unpooled={"i": (9, 8)}, world=2, **config)["i"][0] == "table_wise"
+
+
+def test_a_model_without_tables_has_an_empty_plan():
+    assert plan({}, world=2) == {}
+
+
 def test_tables_are_told_by_the_names_of_their_weights():
-    assert table_of("tables.embedding_bags.user.weight") == "user"
-    assert table_of("embedding_bags.a_b.weight") == "a_b"
-    assert table_of("cross.layers.0.weight") is None
-    assert table_of("embedding_bags.user.bias") is None
+    model = collections_of({"user": (9, 8)}, {"main/item": (9, 8)})
+    weights = table_weights(find_collections(model))
+    assert weights == {
+        "tables.bags.embedding_bags.user.weight": "user",
+        "tables.rows_8.embeddings.main/item.weight": "main/item",
+    }
+    assert weights.keys() == dict(model.named_parameters()).keys()
