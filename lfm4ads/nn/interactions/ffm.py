@@ -1,28 +1,30 @@
 """Field-aware factorisation machine.
 
-Dimension key: B rows, N fields, K = (N - 1) D width of a field, W = N K, D width of a vector.
+Dimension key: B rows, N fields, K = (N - 1) D width of a field, W = N K, D width of a vector,
+P pairs of fields.
 """
 
-import torch
 from torch import Tensor, nn
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.nn.interactions.layout import FieldLayout
+from lfm4ads.nn.interactions.layout import FieldLayout, pair_indices
 
 
 class Ffm(nn.Module):
     """sum_{i<j} v_{i->j} * v_{j->i} (B, D): a field has a vector for each other field.
 
     Juan et al., RecSys 2016, in vector form: the sum of the components is the paper's score. A
-    field's vectors stand in the order of the fields, itself left out. The forward pass reads views
-    of the input and keeps no copy of it; its largest new tensor is (B, N - 1, D).
+    field's vectors stand in the order of the fields, itself left out. The largest tensors are the
+    two sides of all pairs, (B, P, D) each: together the input in another order.
     """
+
+    _first: Tensor
+    _second: Tensor
 
     def __init__(self, layout: FieldLayout) -> None:
         super().__init__()
         dim = layout.equal_dim("ffm")
-        self._num_fields = layout.num_fields
-        others = self._num_fields - 1
+        others = layout.num_fields - 1
         if dim % others:
             raise UserError(
                 f"interaction ffm gives every field one vector for each of the {others} others, "
@@ -33,15 +35,16 @@ class Ffm(nn.Module):
         self.width = dim // others
         self.layer_names = ["ffm"]
         self.layer_dims = [self.width]
+        first_P, second_P = pair_indices(layout.num_fields)
+        # The first meets the second in slot second - 1, since it leaves itself out.
+        self.register_buffer("_first", first_P * others + second_P - 1, persistent=False)
+        self.register_buffer("_second", second_P * others + first_P, persistent=False)
 
     def forward(self, x_BW: Tensor) -> list[Tensor]:
         """Return the one layer (B, D)."""
-        x_BNND = x_BW.unflatten(1, (self._num_fields, self._num_fields - 1, self.width))
-        # unbind, whose backward pass is one stack, where slices would each fill a whole gradient.
-        own, slots = x_BNND.unbind(1), x_BNND.unbind(2)
-        # A field before `second` meets it in slot second - 1: it leaves itself out.
-        terms = [
-            (own[second][:, :second] * slots[second - 1][:, :second]).sum(1)
-            for second in range(1, self._num_fields)
-        ]
-        return [torch.stack(terms).sum(0)]
+        vectors_BVD = x_BW.unflatten(
+            1, (-1, self.width)
+        )  # V = 2 P, a vector for every ordered pair
+        # A gather: slices of each field in turn, without a copy, took twice as long.
+        first_BPD = vectors_BVD.index_select(1, self._first)
+        return [(first_BPD * vectors_BVD.index_select(1, self._second)).sum(1)]

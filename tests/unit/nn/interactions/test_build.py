@@ -129,8 +129,18 @@ def test_a_tensor_of_pairs_by_width_would_be_seen():
     assert watch(lambda _: v.unsqueeze(1) * v.unsqueeze(2), x).largest == 9 * x.numel()
 
 
-@pytest.mark.parametrize("kind", ["fm", "fwfm", "ipnn", "gwpfm"])
+@pytest.mark.parametrize("kind", ["fm", "fwfm", "ffm", "ipnn", "gwpfm"])
 def test_work_is_no_loop_over_fields(kind):
-    few, many = (make_layout(n, dim=4, groups=[i % 2 for i in range(n)]) for n in (4, 16))
+    few, many = (make_layout(n, dim=30, groups=[i % 2 for i in range(n)]) for n in (4, 16))
     counts = [watch(build(kind, layout=one).double(), draw(one)).operations for one in (few, many)]
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("case", LAYERS, ids="-".join)
+def test_no_rows_are_no_problem(case):
+    module, x = build(*case), torch.zeros(0, 24, requires_grad=True)
+    output = module(x)[-1]
+    assert output.shape == (0, module.width)
+    output.sum().backward()
+    # Every parameter has a gradient even so: ranks with other rows wait for it.
+    assert all(torch.equal(one.grad, torch.zeros_like(one)) for one in module.parameters())

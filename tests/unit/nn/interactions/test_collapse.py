@@ -50,8 +50,8 @@ def test_few_rows_in_a_partner_collapse_a_table(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(3))
 def test_few_rows_in_a_partner_collapse_a_table_as_published(seed):
-    """The published 5,000 steps at rate 1; 35 s a seed."""
+    """The published 5,000 steps at rate 1; half a minute a seed, three on a busy machine."""
     assert gap(seed, steps=5_000, rate=1.0) > 1
