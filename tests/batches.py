@@ -50,12 +50,22 @@ def sparse_of(lists: dict[str, list[list[int]]]) -> KeyedJaggedTensor:
     )
 
 
+def ages_of(batch: Batch) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Return every row's ages by feature with times."""
+    return {
+        name: torch.split(ages, batch.sparse[name].lengths().tolist())
+        for name, ages in batch.ages.items()
+    }
+
+
 def take(batch: Batch, rows: list[int]) -> Batch:
     """Return the batch of some rows, in that order."""
     lists = {name: [column[i] for i in rows] for name, column in lists_of(batch.sparse).items()}
+    ages = ages_of(batch)
     return replace(
         batch,
         sparse=sparse_of(lists),
+        ages={name: torch.cat([column[i] for i in rows]) for name, column in ages.items()},
         **{name: getattr(batch, name)[rows] for name in ROW_TENSORS},
         reps={name: rep[rows] for name, rep in batch.reps.items()},
         present={name: present[rows] for name, present in batch.present.items()},
@@ -76,15 +86,28 @@ def pad(batch: Batch, count: int) -> Batch:
 
 def change_side(batch: Batch, side: str, schema) -> Batch:
     """Return the batch with other values in every feature of one side, and other keys with it."""
-    lists = lists_of(batch.sparse)
+    lists, ages = lists_of(batch.sparse), dict(batch.ages)
     for name in schema.select(side=side, sparse=True):
         rows = schema.tables[schema.features[name].table].rows
         lists[name] = [[(value + 7) % rows for value in [*row, 3]] for row in lists[name]]
-    numbers, vectors = batch.numbers.clone(), batch.vectors.clone()
-    for position, name in enumerate(schema.select(kind="number")):
-        if schema.features[name].side == side:
-            numbers[:, position] += 1
-    if side == "item":
-        vectors += 1
+        if name in ages:
+            last = torch.zeros(1)
+            ages[name] = torch.cat([torch.cat([one + 60, last]) for one in ages_of(batch)[name]])
+    numbers = _changed(batch.numbers, side, dict.fromkeys(schema.select(kind="number"), 1), schema)
+    vectors = _changed(
+        batch.vectors,
+        side,
+        {name: schema.features[name].length for name in schema.select(kind="vector")},
+        schema,
+    )
     keys = {side: getattr(batch, side) + 1} if side != "context" else {}
-    return replace(batch, sparse=sparse_of(lists), numbers=numbers, vectors=vectors, **keys)
+    return replace(
+        batch, sparse=sparse_of(lists), ages=ages, numbers=numbers, vectors=vectors, **keys
+    )
+
+
+def _changed(values: torch.Tensor, side: str, widths: dict[str, int], schema) -> torch.Tensor:
+    """Return the columns of numbers or vectors with those of one side moved, missing ones too."""
+    of_side = [schema.features[name].side == side for name in widths]
+    moved = torch.tensor(of_side).repeat_interleave(torch.tensor(list(widths.values())))
+    return torch.where(moved, values.nan_to_num() + 1, values)

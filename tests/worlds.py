@@ -1,5 +1,6 @@
 """Small datasets for tests, made in milliseconds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ features:
   user_id: {kind: id, side: user, table: user}
   recent: {kind: sequence, side: user, table: item, times: recent_times, max_length: 3}
   age: {kind: number, side: user, mean: 40, std: 10}
+  taste: {kind: vector, side: user, length: 4, nullable: true}
   item_id: {kind: id, side: item, table: item}
   tags: {kind: ids, side: item, table: tag, nullable: true}
   price: {kind: number, side: item, log: true, nullable: true}
@@ -40,8 +42,9 @@ DAY_MS = 86_400_000
 
 
 def tiny_table(rows: int, *, day: int = 0, seed: int = 0, first_row: int = 0) -> pa.Table:
-    """Return a valid day of the tiny schema."""
+    """Return a valid day of the tiny schema; one row in four has no taste."""
     rng = np.random.default_rng((seed, day))
+    later = np.random.default_rng((seed, day, 1))
     domain = rng.integers(0, 2, rows)
     lists = [rng.integers(0, 50, n).tolist() for n in rng.integers(0, 6, rows)]
     tags = [
@@ -51,19 +54,22 @@ def tiny_table(rows: int, *, day: int = 0, seed: int = 0, first_row: int = 0) ->
     user, item = rng.integers(0, 40, rows), rng.integers(0, 60, rows)
     click = (rng.random(rows) < 1 / (1 + np.exp(-((user % 5) - (item % 4))))).astype(np.int8)
     bought = (rng.random(rows) < 0.3) & (domain == 1)
+    time_ms = np.sort(rng.integers(0, DAY_MS, rows)) + (1 + day) * DAY_MS
     return pa.table(
         {
             "row_id": pa.array(np.arange(first_row, first_row + rows), pa.int64()),
             "user_id": pa.array(user, pa.int64()),
             "item_id": pa.array(item, pa.int64()),
-            "time_ms": pa.array(
-                np.sort(rng.integers(0, DAY_MS, rows)) + (1 + day) * DAY_MS, pa.int64()
-            ),
+            "time_ms": pa.array(time_ms, pa.int64()),
             "domain": pa.array(domain, pa.int8()),
             "scenario": pa.array(np.where(domain == 0, 0, rng.integers(1, 3, rows)), pa.int8()),
             "recent": pa.array(lists, pa.list_(pa.int64())),
-            "recent_times": pa.array([[1] * len(one) for one in lists], pa.list_(pa.int64())),
+            "recent_times": times_before(time_ms, counts=map(len, lists), rng=later),
             "age": pa.array(rng.integers(18, 80, rows), pa.int32()),
+            "taste": pa.array(
+                [None if later.random() < 0.25 else later.standard_normal(4) for _ in range(rows)],
+                pa.list_(pa.float32(), 4),
+            ),
             "tags": pa.array(tags, pa.list_(pa.int64())),
             "price": pa.array(
                 np.where(rng.random(rows) < 0.1, np.nan, rng.random(rows) * 100), from_pandas=True
@@ -81,6 +87,15 @@ def tiny_table(rows: int, *, day: int = 0, seed: int = 0, first_row: int = 0) ->
             ),
         }
     )
+
+
+def times_before(time_ms: Iterable[int], *, counts: Iterable[int], rng) -> pa.Array:
+    """Return as many event times as told before every row, oldest first, up to a day back."""
+    lists = [
+        np.sort(int(time) - rng.integers(0, DAY_MS, count))
+        for time, count in zip(time_ms, counts, strict=True)
+    ]
+    return pa.array(lists, pa.list_(pa.int64()))
 
 
 def write_tiny(

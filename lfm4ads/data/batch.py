@@ -18,9 +18,9 @@ class Batch:
     sparse: KeyedJaggedTensor
     """Table rows of every id, ids and sequence feature, keyed by feature name."""
     numbers: Tensor
-    """(B, N) float32, standardised."""
+    """(B, N) float32, standardised; NaN where there is none."""
     vectors: Tensor
-    """(B, V) float32, vector features side by side."""
+    """(B, V) float32, vector features side by side; all NaN where a row has none."""
     labels: Tensor
     """(B, T) float32; 0 where masked."""
     masks: Tensor
@@ -35,6 +35,9 @@ class Batch:
     valid: Tensor
     """(B,) bool."""
     day: int
+    ages: dict[str, Tensor] = field(default_factory=dict)
+    """Seconds (float32, at least 0) from event to row, by sequence with times; aligned with
+    ``sparse[feature].values()``."""
     reps: dict[str, Tensor] = field(default_factory=dict)
     """Frozen representations by name, (B, D) float32; zero where absent."""
     present: dict[str, Tensor] = field(default_factory=dict)

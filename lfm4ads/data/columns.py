@@ -4,17 +4,15 @@ Every fault names the file, the row group, the column and the fix.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.hashing import hash_ids, keys_of_strings
+from lfm4ads.data.hashing import keys_of_strings
 from lfm4ads.data.schema import Feature, Schema
 
 Array = npt.NDArray[Any]
@@ -31,6 +29,10 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _is_id_list(kind: pa.DataType) -> bool:
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_id(kind.value_type)
+
+
+def _is_time_list(kind: pa.DataType) -> bool:
+    return _is_id_list(kind) and pa.types.is_integer(kind.value_type)
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -50,10 +52,10 @@ def needed_columns(schema: Schema) -> list[str]:
     """Return every Parquet column that training reads, without repeats."""
     keys = [schema.user, schema.item, schema.time, schema.domain, schema.scenario]
     features = [schema.column(name) for name in schema.features]
+    times = [feature.times for feature in schema.features.values()]
     labels = [column for task in schema.tasks.values() for column in (task.label, task.duration)]
-    return [
-        column for column in dict.fromkeys([*keys, schema.row_id, *features, *labels]) if column
-    ]
+    columns = dict.fromkeys([*keys, schema.row_id, *features, *times, *labels])
+    return [column for column in columns if column]
 
 
 def check_types(arrow: pa.Schema, schema: Schema, columns: list[str], *, file: Path) -> None:
@@ -77,6 +79,8 @@ def check_types(arrow: pa.Schema, schema: Schema, columns: list[str], *, file: P
     wanted.update(dict.fromkeys(integers, (pa.types.is_integer, "integer")))
     for name, feature in schema.features.items():
         wanted.setdefault(schema.column(name), _FEATURE_TYPES[feature.kind])
+        if feature.times:
+            wanted[feature.times] = (_is_time_list, "list of integer")
     for task in schema.tasks.values():
         wanted.update(
             {column: (_is_number, "a number") for column in (task.label, task.duration) if column}
@@ -99,10 +103,16 @@ def not_null(values: pa.ChunkedArray | pa.Array, *, column: str, where: str) -> 
         )
 
 
-def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+def flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return the column as one array."""
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks()
     return values
+
+
+def present(values: pa.Array) -> Array:
+    """Return which rows (N,) bool are not null."""
+    return np.asarray(values.is_valid().to_numpy(zero_copy_only=False))
 
 
 def _fits_float32(numbers: Array) -> bool:
@@ -131,7 +141,7 @@ def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
 
 def read_domain(table: pa.Table, schema: Schema, *, where: str) -> Array:
     """Return the domain (N,) of every row, checked before rows are chosen by it."""
-    values = _flat(table[schema.domain])
+    values = flat(table[schema.domain])
     return read_index(values, column=schema.domain, size=len(schema.domains), where=where)
 
 
@@ -145,51 +155,15 @@ def read_index(values: pa.Array, *, column: str, size: int, where: str) -> Array
     return ids
 
 
-@dataclass
-class Ragged:
-    """Table rows of a sparse feature: ``values[offsets[i]:offsets[i + 1]]`` belong to row i."""
-
-    values: Array
-    offsets: Array
-
-
-def read_ids(values: pa.Array, feature: Feature, *, rows: int, column: str, where: str) -> Ragged:
-    """Return hashed ids of an id, ids or sequence column; an allowed null is an empty bag."""
-    if not feature.nullable:
-        not_null(values, column=column, where=where)
-    if feature.kind == "id":
-        ids = read_keys(values.drop_null(), column=column, where=where)
-        counts = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), dtype=np.int64)
-    else:
-        lengths = pc.fill_null(pc.call_function("list_value_length", [values]), 0)
-        counts = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
-        ids = read_keys(_flat(values.flatten()), column=column, where=where)
-        if feature.max_length:
-            ids, counts = _last_of_each(ids, counts, keep=feature.max_length)
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return Ragged(hash_ids(ids, table=feature.table, rows=rows), offsets)
-
-
-def _last_of_each(ids: Array, counts: Array, *, keep: int) -> tuple[Array, Array]:
-    kept = np.minimum(counts, keep)
-    if np.array_equal(kept, counts):
-        return ids, counts
-    ends = np.repeat(np.cumsum(counts), kept)
-    back = np.repeat(np.cumsum(kept), kept) - np.arange(kept.sum())
-    return ids[ends - back], kept
-
-
 def read_number(values: pa.Array, feature: Feature, *, column: str, where: str) -> Array:
-    """Return the standardised number (N,) float32; an allowed null becomes 0, the mean."""
+    """Return the standardised number (N,) float32; an allowed null becomes NaN."""
     if not feature.nullable:
         not_null(values, column=column, where=where)
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    present = values.is_valid().to_numpy(zero_copy_only=False)
     if feature.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    standard = np.where(present, (numbers - feature.mean) / feature.std, 0.0)
-    if not _fits_float32(standard):
+    standard = (numbers - feature.mean) / feature.std
+    if not _fits_float32(standard[present(values)]):
         raise UserError(
             f"{where}: column {column} has a NaN or infinite number;"
             " write a missing number as null and mark it nullable"
@@ -198,21 +172,26 @@ def read_number(values: pa.Array, feature: Feature, *, column: str, where: str) 
 
 
 def read_vector(values: pa.Array, feature: Feature, *, column: str, where: str) -> Array:
-    """Return the vectors (N, length) float32."""
-    not_null(values, column=column, where=where)
+    """Return the vectors (N, length) float32; an allowed null becomes NaN in every component."""
+    if not feature.nullable:
+        not_null(values, column=column, where=where)
     if values.type.list_size != feature.length:
         raise UserError(
             f"{where}: column {column} holds vectors of {values.type.list_size},"
             f" schema.yaml says {feature.length}; mend one of them"
         )
-    flat = _flat(values.flatten())
-    not_null(flat, column=column, where=where)
-    numbers = flat.to_numpy(zero_copy_only=False).reshape(len(values), feature.length)
+    components = flat(values.flatten())
+    not_null(components, column=column, where=where)
+    numbers = components.to_numpy(zero_copy_only=False).reshape(-1, feature.length)
     if not _fits_float32(numbers):
         raise UserError(
             f"{where}: column {column} has a NaN or infinite component; write finite vectors"
         )
-    return numbers.astype(np.float32)
+    if not values.null_count:
+        return numbers.astype(np.float32)
+    vectors = np.full((len(values), feature.length), np.nan, dtype=np.float32)
+    vectors[present(values)] = numbers
+    return vectors
 
 
 def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tuple[Array, Array]:
@@ -221,8 +200,8 @@ def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tu
     A delay of a few hours in milliseconds is more than float32 counts exactly.
     """
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    present = np.asarray(values.is_valid().to_numpy(zero_copy_only=False))
-    known = numbers[present]
+    is_known = present(values)
+    known = numbers[is_known]
     if not _fits_float32(known):
         raise UserError(
             f"{where}: label column {column} has a NaN or infinite value;"
@@ -232,4 +211,4 @@ def read_label(values: pa.Array, *, column: str, where: str, binary: bool) -> tu
         raise UserError(
             f"{where}: label column {column} of a binary task holds values other than 0 and 1"
         )
-    return np.where(present, numbers, 0.0), present.astype(np.float64)
+    return np.where(is_known, numbers, 0.0), is_known.astype(np.float64)

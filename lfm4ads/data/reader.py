@@ -216,7 +216,17 @@ class Reader:
             row_id=padded["row_id"],
             valid=torch.arange(self.local_batch_size) < num_rows,
             day=day,
+            ages=self._ages(pieces),
         )
+
+    def _ages(self, pieces: list[Rows]) -> dict[str, torch.Tensor]:
+        none = np.zeros(0, dtype=np.float32)
+        ages = {
+            name: [none, *(rows.sparse[name].ages for rows in pieces)]
+            for name, feature in self.dataset.schema.features.items()
+            if feature.times
+        }
+        return {name: torch.from_numpy(np.concatenate(parts)) for name, parts in ages.items()}
 
     def _sparse(self, pieces: list[Rows]) -> KeyedJaggedTensor:
         names = self.dataset.schema.select(sparse=True)

@@ -10,10 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lfm4ads.data.columns import (
-    Ragged,
     needed_columns,
     read_domain,
-    read_ids,
     read_index,
     read_keys,
     read_label,
@@ -21,6 +19,7 @@ from lfm4ads.data.columns import (
     read_vector,
 )
 from lfm4ads.data.index import Dataset, RowGroup, read_row_group
+from lfm4ads.data.ragged import Ragged, read_ages, read_ids
 from lfm4ads.data.schema import Schema
 
 Array = npt.NDArray[Any]
@@ -39,13 +38,7 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows ``start`` to ``stop`` without copying."""
-        sparse = {
-            name: Ragged(
-                column.values[column.offsets[start] : column.offsets[stop]],
-                column.offsets[start : stop + 1] - column.offsets[start],
-            )
-            for name, column in self.sparse.items()
-        }
+        sparse = {name: _slice_ragged(column, start, stop) for name, column in self.sparse.items()}
         return Rows(sparse, {name: array[start:stop] for name, array in self.arrays.items()})
 
     def take(self, order: Array) -> "Rows":
@@ -54,36 +47,50 @@ class Rows:
         return Rows(sparse, {name: array[order] for name, array in self.arrays.items()})
 
 
+def _slice_ragged(column: Ragged, start: int, stop: int) -> Ragged:
+    values = slice(column.offsets[start], column.offsets[stop])
+    return Ragged(
+        column.values[values],
+        column.offsets[start : stop + 1] - column.offsets[start],
+        None if column.ages is None else column.ages[values],
+    )
+
+
 def _take_ragged(column: Ragged, order: Array) -> Ragged:
     starts = column.offsets[order]
     counts = column.offsets[order + 1] - starts
     offsets = np.zeros(len(order) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     if (counts == 1).all():
-        return Ragged(column.values[starts], offsets)
-    positions = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
-    return Ragged(column.values[positions], offsets)
+        positions = starts
+    else:
+        positions = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
+    ages = None if column.ages is None else column.ages[positions]
+    return Ragged(column.values[positions], offsets, ages)
 
 
 def join(pieces: Sequence[Rows]) -> Rows:
     """Return the rows of all pieces, in order; there must be at least one piece."""
     if len(pieces) == 1:
         return pieces[0]
-    sparse: dict[str, Ragged] = {}
-    for name in pieces[0].sparse:
-        columns = [piece.sparse[name] for piece in pieces]
-        shifts = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
-        offsets = [
-            column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)
-        ]
-        sparse[name] = Ragged(
-            np.concatenate([column.values for column in columns]),
-            np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
-        )
+    sparse = {
+        name: _join_ragged([piece.sparse[name] for piece in pieces]) for name in pieces[0].sparse
+    }
     arrays = {
         name: np.concatenate([piece.arrays[name] for piece in pieces]) for name in pieces[0].arrays
     }
     return Rows(sparse, arrays)
+
+
+def _join_ragged(columns: Sequence[Ragged]) -> Ragged:
+    shifts = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
+    offsets = [column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)]
+    ages = [column.ages for column in columns if column.ages is not None]
+    return Ragged(
+        np.concatenate([column.values for column in columns]),
+        np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
+        np.concatenate(ages) if ages else None,
+    )
 
 
 def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> Rows:
@@ -99,23 +106,13 @@ def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> 
         domain = read_domain(table, schema, where=where)
         table = table.filter(pa.array(np.isin(domain, dataset.domains)))
     columns = {name: _one(table[name]) for name in table.column_names}
-    sparse = {
-        name: read_ids(
-            columns[schema.column(name)],
-            schema.features[name],
-            rows=schema.tables[schema.features[name].table].rows,
-            column=schema.column(name),
-            where=where,
-        )
-        for name in schema.select(sparse=True)
-    }
     arrays = _keys(columns, schema, where=where)
     arrays["numbers"] = _numbers(columns, schema, where=where, rows=table.num_rows)
     arrays["vectors"] = _vectors(columns, schema, where=where, rows=table.num_rows)
     arrays["labels"], arrays["masks"] = _labels(
         columns, schema, arrays, where=where, horizon=horizon
     )
-    return Rows(sparse, arrays)
+    return Rows(_sparse(columns, schema, row_time=arrays["time"], where=where), arrays)
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -142,6 +139,27 @@ def _keys(columns: dict[str, pa.Array], schema: Schema, *, where: str) -> dict[s
     else:
         keys["row_id"] = np.full(len(keys["user"]), -1, dtype=np.int64)
     return keys
+
+
+def _sparse(
+    columns: dict[str, pa.Array], schema: Schema, *, row_time: Array, where: str
+) -> dict[str, Ragged]:
+    shared = dict.fromkeys(feature.times for feature in schema.features.values() if feature.times)
+    ages = {
+        times: read_ages(columns[times], row_time=row_time, column=times, where=where)
+        for times in shared
+    }
+    return {
+        name: read_ids(
+            columns[schema.column(name)],
+            schema.features[name],
+            rows=schema.tables[schema.features[name].table].rows,
+            column=schema.column(name),
+            where=where,
+            ages=ages.get(schema.features[name].times),
+        )
+        for name in schema.select(sparse=True)
+    }
 
 
 def _numbers(columns: dict[str, pa.Array], schema: Schema, *, where: str, rows: int) -> Array:

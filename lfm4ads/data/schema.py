@@ -40,7 +40,7 @@ class Feature:
     table: str = ""
     """Embedding table of an id, ids or sequence feature."""
     times: str = ""
-    """A sequence's list column of event times in milliseconds, oldest first."""
+    """A sequence's list column of event times in milliseconds, oldest first, one for every id."""
     max_length: int = 0
     """Keep the last so many ids of a list; 0 keeps all."""
     length: int = 0
@@ -51,13 +51,15 @@ class Feature:
     std: float = 1.0
     """A number's moments after ``log``, fitted on the training days by the dataset's prepare."""
     nullable: bool = False
-    """Null means an empty bag (ids) or the mean (numbers); otherwise a null is an error."""
+    """Null means an empty bag (ids) or NaN (number, vector); otherwise a null is an error."""
 
     def __post_init__(self) -> None:
         if self.is_sparse and not self.table:
             raise ValueError(f"a feature of kind {self.kind} needs a table")
         if self.kind == "vector" and self.length < 1:
             raise ValueError("a vector feature needs a positive length")
+        if self.times and self.kind != "sequence":
+            raise ValueError(f"only a sequence has times, not a feature of kind {self.kind}")
         if self.max_length < 0:
             raise ValueError(f"max_length must be at least 0, got {self.max_length}")
         if self.std <= 0:

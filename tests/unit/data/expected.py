@@ -36,7 +36,13 @@ def expected_row(record, schema, *, horizon=None):
             component
             for name in schema.select(kind="vector")
             for component in record[schema.column(name)]
+            or [math.nan] * schema.features[name].length
         ],
+        "ages": {
+            name: ages_of(record, feature, schema)
+            for name, feature in schema.features.items()
+            if feature.times
+        },
         "labels": [label for label, _ in labels],
         "masks": [mask for _, mask in labels],
         "user": record[schema.user],
@@ -56,10 +62,16 @@ def bag_of(record, name, schema):
     return [table_row(one, table=feature.table, rows=rows) for one in kept]
 
 
+def ages_of(record, feature, schema):
+    times = record[feature.times] or []
+    kept = times[-feature.max_length :] if feature.max_length else times
+    return [(record[schema.time] - time) / 1000 for time in kept]
+
+
 def number_of(record, name, schema):
     feature, value = schema.features[name], record[schema.column(name)]
     if value is None:
-        return 0.0
+        return math.nan
     if feature.log:
         value = math.copysign(math.log1p(abs(value)), value)
     return (value - feature.mean) / feature.std

@@ -39,9 +39,9 @@ def test_every_tensor_moves(batch):
     assert moved.day == batch.day
     tensors = [getattr(moved, part.name) for part in fields(moved)]
     tensors += [moved.sparse.values(), moved.sparse.lengths()]
-    tensors += [*moved.reps.values(), *moved.present.values()]
+    tensors += [*moved.reps.values(), *moved.present.values(), *moved.ages.values()]
     found = [one for one in tensors if isinstance(one, Tensor)]
-    assert len(found) == 11 + 4
+    assert len(found) == 11 + 5
     assert {one.device.type for one in found} == {"meta"}
     assert moved.numbers.shape == batch.numbers.shape
     assert moved.sparse.keys() == batch.sparse.keys()

@@ -7,6 +7,7 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.index import open_dataset, select_domains
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
+from tests.batches import ROW_TENSORS
 from tests.unit.data.expected import records_of
 from tests.unit.data.states import one_rank
 from tests.worlds import tiny_table, with_column, with_value, write_table, write_tiny
@@ -150,11 +151,17 @@ def test_without_shuffle_a_lane_is_in_time_order(tiny):
         assert (times.diff() >= 0).all()
 
 
+def assert_same(mine, other):
+    """Bit for bit; NaN is NaN."""
+    torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
+
+
 def assert_same_batch(mine, other):
-    for name in ("numbers", "vectors", "labels", "masks", "valid", "user", "item", "time"):
-        assert torch.equal(getattr(mine, name), getattr(other, name))
-    for name in ("domain", "scenario", "row_id"):
-        assert torch.equal(getattr(mine, name), getattr(other, name))
+    for name in ROW_TENSORS:
+        assert_same(getattr(mine, name), getattr(other, name))
+    assert mine.ages.keys() == other.ages.keys()
+    for name, ages in mine.ages.items():
+        assert_same(ages, other.ages[name])
     assert mine.sparse.keys() == other.sparse.keys()
     assert torch.equal(mine.sparse.values(), other.sparse.values())
     assert torch.equal(mine.sparse.lengths(), other.sparse.lengths())

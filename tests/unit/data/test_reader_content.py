@@ -31,6 +31,12 @@ def assert_batch(batch, records, schema, *, horizon=None):
     assert batch.sparse.keys() == schema.select(sparse=True)
     for name in schema.select(sparse=True):
         assert lists_of(batch, name) == [row["sparse"][name] for row in rows] + [[]] * padding
+    assert batch.ages.keys() == {name for name, one in schema.features.items() if one.times}
+    for name, ages in batch.ages.items():
+        wanted = np.array([age for row in rows for age in row["ages"][name]], dtype=np.float32)
+        assert ages.dtype == torch.float32
+        assert len(ages) == len(batch.sparse[name].values()), "padding has no events"
+        np.testing.assert_allclose(ages, wanted, rtol=1e-6)
     for name in ("numbers", "vectors", "labels", "masks"):
         values = getattr(batch, name)
         assert values.dtype == torch.float32

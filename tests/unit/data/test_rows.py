@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lfm4ads.data.columns import Ragged
 from lfm4ads.data.index import open_dataset, select_domains
+from lfm4ads.data.ragged import Ragged
 from lfm4ads.data.rows import Rows, day_keys, decode, join
 from tests.unit.data.expected import expected_row, records_of
 from tests.unit.data.states import one_rank
@@ -28,6 +28,12 @@ def assert_rows(rows, expected):
     for name, column in rows.sparse.items():
         assert column.values.dtype == column.offsets.dtype == np.int64
         assert bags(column) == [one["sparse"][name] for one in expected]
+        assert (column.ages is not None) == (name in expected[0]["ages"])
+        if column.ages is not None:
+            assert column.ages.dtype == np.float32
+            assert len(column.ages) == len(column.values)
+            wanted = [age for one in expected for age in one["ages"][name]]
+            np.testing.assert_allclose(column.ages, wanted, rtol=1e-6)
     for name, array in rows.arrays.items():
         wanted = np.array([one[name] for one in expected])
         if np.issubdtype(array.dtype, np.integer):
@@ -59,11 +65,12 @@ def test_negative_numbers_and_another_standard(tmp_path):
     assert rows.arrays["numbers"][0, 1] == 4.0, "sign(0) * log(1 + 0) is 0, 2 above the mean"
 
 
-def test_a_null_number_is_the_mean(tmp_path):
+def test_a_null_number_is_missing(tmp_path):
     schema = SCHEMA.replace("log: true, nullable: true", "mean: 50, nullable: true")
     write_table(tmp_path, with_value(tiny_table(9), "price", None, row=4), schema=schema)
     numbers = decoded(open_dataset(tmp_path, one_rank())).arrays["numbers"]
-    assert numbers[4, 1] == 0.0
+    assert np.flatnonzero(np.isnan(numbers[:, 1])).tolist() == [3, 4]
+    assert not np.isnan(numbers[:, 0]).any()
 
 
 LABELS = """
@@ -176,13 +183,16 @@ def made(counts):
     counts = np.asarray(counts)
     values = np.arange(counts.sum()) * 10
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    rows = Rows({"tags": Ragged(values, offsets)}, {"user": np.arange(len(counts)) + 100})
+    ages = (values / 7).astype(np.float32)
+    rows = Rows({"tags": Ragged(values, offsets, ages)}, {"user": np.arange(len(counts)) + 100})
     return rows, bags(rows.sparse["tags"])
 
 
 def assert_lists(rows, lists, users):
     assert bags(rows.sparse["tags"]) == lists
     assert rows.sparse["tags"].offsets[0] == 0
+    ages = (rows.sparse["tags"].values / 7).astype(np.float32)
+    np.testing.assert_array_equal(rows.sparse["tags"].ages, ages)
     assert len(rows.sparse["tags"].values) == rows.sparse["tags"].offsets[-1]
     assert rows.arrays["user"].tolist() == users
 

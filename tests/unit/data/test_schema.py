@@ -31,7 +31,7 @@ def test_it_is_typed_and_keeps_its_order(tmp_path):
     assert schema.tables["user"].rows == 64
     sparse = ["user_id", "recent", "item_id", "tags", "hour"]
     assert schema.select(sparse=True) == sparse
-    assert schema.select(sparse=False) == ["age", "price", "picture"]
+    assert schema.select(sparse=False) == ["age", "taste", "price", "picture"]
     assert schema.select(side="item") == ["item_id", "tags", "price", "picture"]
     assert schema.select(side="item", sparse=True) == ["item_id", "tags"]
     assert schema.select(kind="number") == ["age", "price"]
@@ -67,6 +67,10 @@ REFUSALS = {
     ),
     "vector without length": ({"features.picture.length": None}, "needs a positive length"),
     "max_length": ({"features.recent.max_length": -1}, "max_length must be at least 0, got -1"),
+    "times of a bag": (
+        {"features.tags.times": "recent_times"},
+        "only a sequence has times, not a feature of kind ids",
+    ),
     "std": ({"features.age.std": 0}, "std must be positive, got 0"),
     "kind": ({"features.age.kind": "text"}, "text"),
     "side": ({"features.age.side": "advertiser"}, "advertiser"),

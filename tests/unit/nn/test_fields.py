@@ -30,7 +30,7 @@ def encode_row(encoder, tables, schema, features, batch, row):
             found = [weight[value] for value in ids[name][row]]
             embeddings.append(np.mean(found, axis=0) if found else np.zeros(weight.shape[1]))
         elif feature.kind == "number":
-            x = batch.numbers[row, schema.select(kind="number").index(name)].item()
+            x = batch.numbers[row, schema.select(kind="number").index(name)].nan_to_num().item()
             v, c = (
                 one[len(numbers)].detach().double().numpy()
                 for one in (encoder.number_weight, encoder.number_bias)
@@ -42,7 +42,7 @@ def encode_row(encoder, tables, schema, features, batch, row):
                 for one in schema.select(kind="vector")
                 if list(schema.features).index(one) < list(schema.features).index(name)
             )
-            x = batch.vectors[row, before : before + feature.length].double().numpy()
+            x = batch.vectors[row, before : before + feature.length].nan_to_num().double().numpy()
             linear = encoder.vector_maps[name]
             matrix, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
             vectors.append(matrix @ x + bias)
