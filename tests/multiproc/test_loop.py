@@ -14,13 +14,8 @@ from lfm4ads.train.loop import train_pass
 from lfm4ads.train.losses import masked_bce
 from tests.batches import read_batches
 from tests.gloo import run_ranks
-from tests.multiproc.jobs import (
-    BATCH_SIZE,
-    build,
-    join_weights,
-    largest_difference,
-    local_weights,
-)
+from tests.multiproc.jobs import BATCH_SIZE, build
+from tests.multiproc.weights import join_weights, largest_difference, local_weights
 from tests.worlds import write_tiny
 
 pytestmark = pytest.mark.multiproc

@@ -9,20 +9,8 @@ from lfm4ads.model.lfm import Lfm
 from lfm4ads.train.losses import masked_bce
 from tests.batches import read_batches
 from tests.gloo import run_ranks
-from tests.multiproc.jobs import (
-    BATCH_SIZE,
-    KINDS,
-    MODEL,
-    PLACES,
-    SEED,
-    build,
-    join_weights,
-    largest_difference,
-    local_weights,
-    optim,
-    plain_weights,
-    train,
-)
+from tests.multiproc.jobs import BATCH_SIZE, KINDS, MODEL, PLACES, SEED, build, optim, train
+from tests.multiproc.weights import join_weights, largest_difference, local_weights, plain_weights
 from tests.plain import PlainTrainer, unshard
 from tests.worlds import write_tiny
 

@@ -21,7 +21,8 @@ from lfm4ads.shard.state import (
 from lfm4ads.train.transplant import transplant_module
 from tests.batches import read_batches
 from tests.gloo import run_ranks
-from tests.multiproc.jobs import KINDS, MODEL, PLACES, build, join_weights, local_weights, train
+from tests.multiproc.jobs import KINDS, MODEL, PLACES, build, train
+from tests.multiproc.weights import differences, join_weights, local_weights, tensors_of
 from tests.worlds import write_tiny
 
 pytestmark = pytest.mark.multiproc
@@ -31,25 +32,6 @@ SAVE_AT, STEPS = 3, 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("state") / "data", days=1, rows=620)
-
-
-def tensors_of(state, prefix=""):
-    """Return every tensor of nested dicts, sharded ones as this rank's shards."""
-    if isinstance(state, dict):
-        return {
-            key: tensor
-            for name, part in state.items()
-            for key, tensor in tensors_of(part, f"{prefix}/{name}").items()
-        }
-    if hasattr(state, "local_shards"):
-        shards = state.local_shards()
-        return {f"{prefix}#{i}": shard.tensor.clone() for i, shard in enumerate(shards)}
-    return {prefix: state.detach().clone()}
-
-
-def differences(one, other):
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def restart_body(ranks, folder, checkpoints):
