@@ -31,27 +31,35 @@ from tests.multiproc.weights import (
 
 pytestmark = pytest.mark.multiproc
 ROWS, STEPS, SAVE_AT, MAX_LENGTH, SEED = 16, 4, 2, 3, 5
-SHAPES = {"user": (40, 8), "main/item": (30, 8), "main/tag": (12, 8), "side/item": (30, 4)}
+SHAPES = {
+    "user": (40, 8),
+    "main/item": (30, 8),
+    "main/tag": (12, 8),
+    "twin/item": (30, 8),
+    "side/item": (30, 4),
+}
 PLACES = {
     **{kind: PlaceConfig(default=kind) for kind in ("table_wise", "row_wise", "column_wise")},
     "mixed": PlaceConfig(
-        tables={"user": "data_parallel", "main/item": "column_wise", "main/tag": "row_wise"}
+        tables={"user": "data_parallel", "main/item": "column_wise", "twin/item": "row_wise"}
     ),
 }
 KINDS = ("sgd", "rowwise_adagrad")
 RUNS = [(place, kind) for place in PLACES for kind in KINDS]
 WORLDS = (2, 1, 4)  # what two ranks write is read by fewer and by more
+WIDE = ("main/item", "main/tag", "twin/item")
 META = torch.device("meta")
 USER = "bags.embedding_bags.user.weight"
 UNPOOLED = (
     "rows.dim_8.embeddings.main/item.weight",
     "rows.dim_8.embeddings.main/tag.weight",
+    "rows.dim_8.embeddings.twin/item.weight",
     "rows.dim_4.embeddings.side/item.weight",
 )
 
 
 class Small(nn.Module):
-    """Sums over bags, and two widths of tables that an id and a sequence share."""
+    """Sums over bags, and tables that an id and a sequence share: two of one width, one other."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +76,7 @@ class Small(nn.Module):
         self.bags = EmbeddingBagCollection(
             tables=[EmbeddingBagConfig(**words["user"])], device=META
         )
-        wide = [EmbeddingConfig(**words[name]) for name in ("main/item", "main/tag")]
+        wide = [EmbeddingConfig(**words[name]) for name in SHAPES if name in WIDE]
         narrow = [EmbeddingConfig(**words["side/item"])]
         self.rows = nn.ModuleDict(
             {
@@ -79,23 +87,27 @@ class Small(nn.Module):
         config = TemporalConfig(gaps=False)
         self.interests = nn.ModuleDict(
             {
-                name: TemporalInterest(dim, max_length=MAX_LENGTH, config=config)
-                for name, dim in (("dim_8", 8), ("dim_4", 4))
+                name: TemporalInterest(SHAPES[name][1], max_length=MAX_LENGTH, config=config)
+                for name in SHAPES
+                if "item" in name
             }
         )
-        self.head = nn.Linear(8 + 8 + 8 + 4, 1)
+        self.head = nn.Linear(8 + 8 + 8 + 8 + 4, 1)
 
     def forward(self, sparse):
-        parts = [self.bags(sparse)["user"]]
-        for name, collection in self.rows.items():
-            found = collection(sparse)
-            lengths = found["recent"].lengths()
-            events = to_padded(found["recent"].values(), lengths, MAX_LENGTH)
-            target = bag_sums(found["item"].values(), found["item"].lengths())
-            parts.append(self.interests[name](events, lengths, target, None))
-            if name == "dim_8":
-                parts.append(bag_sums(found["tags"].values(), found["tags"].lengths()))
+        wide, narrow = (collection(sparse) for collection in self.rows.values())
+        parts = [self.bags(sparse)["user"], sums(wide["tags"])]
+        for name, interest in self.interests.items():
+            # Keys of TorchRec: a feature names its table where a collection has several for it.
+            found, suffix = (narrow, "") if name == "side/item" else (wide, f"@{name}")
+            recent = found[f"recent{suffix}"]
+            events = to_padded(recent.values(), recent.lengths(), MAX_LENGTH)
+            parts.append(interest(events, recent.lengths(), sums(found[f"item{suffix}"]), None))
         return self.head(torch.cat(parts, dim=1)).squeeze(1)
+
+
+def sums(jagged):
+    return bag_sums(jagged.values(), jagged.lengths())
 
 
 def batches(*, rank=0, world=1):
@@ -295,7 +307,8 @@ def test_weights_of_two_ranks_load_on_another_plan_and_number_of_ranks(jobs, wor
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(("place", "kind"), RUNS)
 def test_tables_of_both_collections_are_known_and_none_is_dense(jobs, world, place, kind):
-    dense = {"head.weight", "head.bias", "interests.dim_8.positions", "interests.dim_4.positions"}
+    dense = {"head.weight", "head.bias"}
+    dense |= {f"interests.{name}/item.positions" for name in ("main", "twin", "side")}
     for results in jobs[world]:
         assert results[place, kind]["tables"] == SHAPES
         replicated = {USER} if place == "mixed" else set()
