@@ -19,6 +19,9 @@ from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.columns import check_types, needed_columns, not_null, read_domain
 from lfm4ads.data.schema import Schema, load_schema
 
+DAY_MS = 86_400_000
+"""A day in milliseconds."""
+
 
 @dataclass(frozen=True)
 class RowGroup:

@@ -8,7 +8,7 @@ position of a reader is just (epoch, day, step), and resuming there loses and re
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
-from lfm4ads.data.index import Dataset, RowGroup
+from lfm4ads.data.index import DAY_MS, Dataset, RowGroup
 from lfm4ads.data.prefetch import prefetch
 from lfm4ads.data.rows import Rows, day_keys, decode, join
 
@@ -81,8 +81,12 @@ class Reader:
         ranks: Ranks,
         seed: int,
         final_labels: bool = True,
+        wait_days: Mapping[str, int] | None = None,
     ) -> None:
-        """Without ``final_labels`` an event counts only if it happened by the end of its day."""
+        """Without ``final_labels`` an event counts only if it happened by the end of its day.
+
+        Or, for a task in ``wait_days``, by the end of so many days later.
+        """
         if config.lanes < ranks.world:
             raise UserError(
                 f"reader.lanes is {config.lanes} but there are {ranks.world} ranks;"
@@ -93,6 +97,7 @@ class Reader:
         self._config = config
         self._seed = seed
         self._final_labels = final_labels
+        self._wait_days = dict(wait_days or {})
         self._lanes = range(ranks.rank, config.lanes, ranks.world)
         self._lane_rows = config.batch_size // config.lanes
         # A window holds whole steps, so that each step falls into one window.
@@ -187,13 +192,26 @@ class Reader:
     def _decode(self, day: int, group: RowGroup) -> Rows:
         key = (group.file, group.index)
         if key not in self._cache:
-            horizon = None if self._final_labels else self.dataset.end_of_day(day)
-            self._cache[key] = decode(self.dataset, group, horizon=horizon)
+            self._cache[key] = decode(self.dataset, group, horizons=self._horizons(day))
             # Neighbouring lanes and windows share row groups; more than that is memory for nothing.
             while len(self._cache) > len(self._lanes) + 1:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
+
+    def _horizons(self, day: int) -> dict[str, int] | None:
+        """Return for each task the time (ms) until which its events count; None: all count."""
+        if self._final_labels:
+            return None
+        days = sorted(self.dataset.days)
+        horizons: dict[str, int] = {}
+        for task in self.dataset.schema.tasks:
+            wait = self._wait_days.get(task, 0)
+            closing = days[min(days.index(day) + wait, len(days) - 1)]
+            # Nothing is known after the log of the last day waited for was closed.
+            ends = self.dataset.end_of_day(day) + wait * DAY_MS, self.dataset.end_of_day(closing)
+            horizons[task] = min(ends)
+        return horizons
 
     def _batches(self, steps: list[list[Rows]], *, day: int) -> Iterator[Batch]:
         for pieces in steps:

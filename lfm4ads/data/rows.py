@@ -1,6 +1,6 @@
 """Decoded rows as arrays that are sliced, joined and reordered with no Python per row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,11 @@ def _join_ragged(columns: Sequence[Ragged]) -> Ragged:
     )
 
 
-def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> Rows:
+def decode(dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | None = None) -> Rows:
     """Read one row group, keep the selected domains, check every column and turn it into arrays.
 
-    ``horizon`` (ms): a time_to_event label counts only if its event had happened by then; None
-    takes the final label.
+    ``horizons`` (ms, by task): a time_to_event label counts only if its event had happened by then;
+    None takes the final labels.
     """
     schema = dataset.schema
     where = f"{dataset.path / group.file}, row group {group.index}"
@@ -110,7 +110,7 @@ def decode(dataset: Dataset, group: RowGroup, *, horizon: int | None = None) -> 
     arrays["numbers"] = _numbers(columns, schema, where=where, rows=table.num_rows)
     arrays["vectors"] = _vectors(columns, schema, where=where, rows=table.num_rows)
     arrays["labels"], arrays["masks"] = _labels(
-        columns, schema, arrays, where=where, horizon=horizon
+        columns, schema, arrays, where=where, horizons=horizons
     )
     return Rows(_sparse(columns, schema, row_time=arrays["time"], where=where), arrays)
 
@@ -189,18 +189,18 @@ def _labels(
     keys: dict[str, Array],
     *,
     where: str,
-    horizon: int | None,
+    horizons: Mapping[str, int] | None,
 ) -> tuple[Array, Array]:
     labels, masks = [], []
-    for task in schema.tasks.values():
+    for name, task in schema.tasks.items():
         label, mask = read_label(
             columns[task.label], column=task.label, where=where, binary=task.kind != "real"
         )
-        if task.duration and horizon is not None:
+        if task.duration and horizons is not None:
             delay, known = read_label(
                 columns[task.duration], column=task.duration, where=where, binary=False
             )
-            label = label * known * (delay <= horizon - keys["time"])
+            label = label * known * (delay <= horizons[name] - keys["time"])
         if task.domains:
             mask = mask * np.isin(
                 keys["domain"], [schema.domains.index(name) for name in task.domains]

@@ -3,24 +3,29 @@
 Dimension key: B rows, E width of the embeddings, H last hidden width, T tasks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lfm4ads.core.errors import UserError
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
-from lfm4ads.model.lfm import LfmConfig
+from lfm4ads.model.lfm import (
+    LfmConfig,
+    build_encoders,
+    build_heads,
+    build_mix,
+    build_tables,
+)
 from lfm4ads.nn.adapter import NonLinearAdapter
-from lfm4ads.nn.fields import FieldEncoder, build_tables
+from lfm4ads.nn.fields import FieldConfig, FieldEncoder, check_codes
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
-from lfm4ads.nn.mix import tower_input
 from lfm4ads.nn.mlp import Mlp
 from lfm4ads.nn.standardise import Standardiser
+from lfm4ads.nn.tables import Tables, TableSet, check_features
 
 Arm = Literal["vanilla", "sum", "adapter", "module"]
 
@@ -31,8 +36,7 @@ class DownstreamConfig:
 
     features: tuple[str, ...] = ()
     """Features the downstream team has; empty means all."""
-    number_dim: int = 8
-    vector_dim: int = 16
+    fields: FieldConfig = field(default_factory=FieldConfig)
     cross_layers: int = 2
     mlp: tuple[int, ...] = (64, 32)
     dropout: float = 0.2
@@ -49,20 +53,30 @@ class DownstreamConfig:
 
 
 class IsomorphicModule(nn.Module):
-    """The upstream mix tower of one domain, fed with stored UR and IR, with heads of its own.
+    """The upstream mix tower of one domain, fed with stored UR and IR, with the upstream's heads.
 
     It recomputes a cross representation CR'(u, i) per sample, so no (user, item) pair is ever
-    stored. A key without a stored representation gets a learned default, zero at start.
+    stored. A key without a stored representation gets a learned default, zero at start. Pair fields
+    are not stored and count as zeros, as they do for some rows of the upstream's training.
     """
 
-    def __init__(self, upstream: LfmConfig, *, scenarios: int, tasks: int) -> None:
+    def __init__(
+        self, schema: Schema, upstream: LfmConfig, *, domain: str, tasks: Sequence[int]
+    ) -> None:
+        """``tasks``: upstream indices of the downstream tasks."""
         super().__init__()
-        width = 3 * upstream.rep_dim
-        self.cross = CrossNetwork(width, layers=upstream.cross_layers)
-        self.branch = Mlp(width, upstream.mlp, dropout=upstream.dropout)
-        self.heads = ScenarioHeads(self.branch.width, scenarios=scenarios, tasks=tasks)
-        self.default_ur = nn.Parameter(torch.zeros(upstream.rep_dim))
-        self.default_ir = nn.Parameter(torch.zeros(upstream.rep_dim))
+        tables = build_tables(schema, upstream)
+        layouts = build_encoders(schema, upstream, tables=tables).layouts
+        self.mix = build_mix(
+            schema, upstream, layouts=layouts, domains=[domain], tasks=schema.tasks
+        )
+        self.heads = build_heads(
+            self.mix.width, upstream, scenarios=len(schema.scenarios), tasks=len(schema.tasks)
+        )
+        widths = [sum(one.widths[side] for one in layouts.values()) for side in (0, 1)]
+        self.default_ur = nn.Parameter(torch.zeros(widths[0]))
+        self.default_ir = nn.Parameter(torch.zeros(widths[1]))
+        self._tasks = list(tasks)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, T)."""
@@ -70,22 +84,19 @@ class IsomorphicModule(nn.Module):
             torch.where(batch.present[name].unsqueeze(1) > 0, batch.reps[name], default)
             for name, default in (("user.ur", self.default_ur), ("item.ir", self.default_ir))
         ]
-        x_BW = tower_input(*sides)
-        x_BW = [x_BW, *self.cross(x_BW)][-1]
-        return self.heads(self.branch(x_BW)[-1], batch.scenario)
+        only_branch_B = torch.zeros_like(batch.domain)
+        mixed = self.mix(*sides, only_branch_B)
+        return self.heads(mixed.top, batch.scenario)[:, self._tasks]
 
 
-def module_weights(*, domain: str, cross_layers: int, mlp_layers: int) -> dict[str, str]:
+def module_weights(model: nn.Module) -> dict[str, str]:
     """Return downstream name -> upstream name of every tensor the module takes over."""
-    names: dict[str, str] = {}
-    for kind in ("weight", "bias"):
-        for layer in range(cross_layers):
-            names[f"module.cross.layers.{layer}.{kind}"] = f"mix.cross.layers.{layer}.{kind}"
-        for layer in range(mlp_layers):
-            names[f"module.branch.layers.{layer}.{kind}"] = (
-                f"mix.branches.{domain}.layers.{layer}.{kind}"
-            )
-    return names | {f"module.heads.{name}": f"heads.{name}" for name in ("shared", "delta", "bias")}
+    taken = ("module.mix.", "module.heads.")
+    return {
+        name: name.removeprefix("module.")
+        for name, _ in model.named_parameters()
+        if name.startswith(taken)
+    }
 
 
 class Downstream(nn.Module):
@@ -102,30 +113,25 @@ class Downstream(nn.Module):
         config: DownstreamConfig,
         *,
         arm: Arm,
-        tasks: int,
+        tasks: Sequence[int],
+        domain: str,
         rep_dims: Mapping[str, int],
         upstream: LfmConfig | None,
     ) -> None:
         super().__init__()
+        """``tasks``: upstream indices of the tasks, in the order of the logits."""
         features = config.features or tuple(schema.features)
-        unknown = set(features) - set(schema.features)
-        if unknown:
-            raise UserError(
-                f"model.features names {min(unknown)}, which the schema does not have;"
-                f" its features are {', '.join(schema.features)}",
-                everywhere=True,
-            )
+        check_features(schema, features, setting="model.features")
+        check_codes(schema, config.fields)
         self.arm: Arm = arm
-        self.tables = build_tables(schema, features)
-        self.fields = FieldEncoder(
-            schema, features, number_dim=config.number_dim, vector_dim=config.vector_dim
-        )
+        self.tables = Tables(schema, features, sets={"": TableSet()})
+        self.fields = FieldEncoder(schema, features, tables=self.tables, config=config.fields)
         width = self.fields.width
         scenarios = len(schema.scenarios)
         width += config.sum_dim if arm == "sum" else 0
         self.cross = CrossNetwork(width, layers=config.cross_layers)
         self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
-        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=tasks)
+        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=len(tasks))
         # What an arm adds is made last: all arms of a seed share the first values of the rest.
         reads = arm in ("sum", "adapter")
         self.standardiser = Standardiser(rep_dims) if reads else None
@@ -145,7 +151,7 @@ class Downstream(nn.Module):
             else None
         )
         self.module = (
-            IsomorphicModule(upstream, scenarios=scenarios, tasks=tasks)
+            IsomorphicModule(schema, upstream, domain=domain, tasks=tasks)
             if arm == "module" and upstream is not None
             else None
         )

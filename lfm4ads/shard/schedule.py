@@ -31,6 +31,11 @@ class ScheduleConfig:
         if not 0 <= self.floor_ratio <= 1:
             raise ValueError(f"schedule.floor_ratio must be in [0, 1], got {self.floor_ratio}")
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the rate never moves."""
+        return self.kind == "constant" and not self.warmup_steps
+
     def factor(self, step: int) -> float:
         """Return the factor at a step, counted from 0; the first step of a warm-up is not zero."""
         if step < self.warmup_steps:

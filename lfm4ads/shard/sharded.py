@@ -1,8 +1,8 @@
 """A single-device model placed on ranks, with its optimisers: the only place that wraps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -42,10 +42,21 @@ class Sharded:
     model: DistributedModelParallel
     fused: CombinedOptimizer
     dense: list[torch.optim.Optimizer]
-    clip_norm: float
+    optim: OptimConfig
     ranks: Ranks
     tables: dict[str, tuple[int, int]]
     """(rows, dim) of every table."""
+
+    def set_rates(self, step: int) -> None:
+        """Put the learning rates of a step, counted from 0 over the whole run, into effect."""
+        dense, sparse = self.optim.dense_schedule, self.optim.sparse_schedule
+        tables = [self.fused, *self.dense[1:]]
+        if not dense.is_constant:
+            _scale_rates(self.dense[:1], dense.factor(step))
+        if not sparse.is_constant:
+            _scale_rates(tables, sparse.factor(step))
+            # FBGEMM takes a new rate over when the fused optimiser is stepped, which moves nothing.
+            self.fused.step()
 
     def step(self, loss: Tensor) -> None:
         """Backpropagate, which updates fused tables, then step the dense parameters.
@@ -56,11 +67,21 @@ class Sharded:
         for optimizer in self.dense:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.clip_norm:
+        if self.optim.clip_norm:
             parameters = [p for group in self.dense[0].param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm)
         for optimizer in self.dense:
             optimizer.step()
+
+    def num_parameters(self) -> dict[str, int]:
+        """Return how many numbers are in tables and how many every rank holds besides."""
+        dense = {
+            name: p for name, p in self.dense_parameters().items() if ".embedding_bags." not in name
+        }
+        return {
+            "tables": sum(rows * dim for rows, dim in self.tables.values()),
+            "dense": sum(p.numel() for p in dense.values()),
+        }
 
     def dense_parameters(self) -> dict[str, Tensor]:
         """Return the parameters that every rank holds whole, by name."""
@@ -107,11 +128,23 @@ def shard_model(
     )
     _initialise(wrapped, weights=weights, shapes=shapes, seed=seed)
     fused: CombinedOptimizer = wrapped.fused_optimizer
-    sharded = Sharded(wrapped, fused, [], config.optim.clip_norm, ranks, shapes)
+    sharded = Sharded(wrapped, fused, [], config.optim, ranks, shapes)
     sharded.dense = _dense_optimizers(
         sharded, config.optim, tables=set(weights), lr_scales=lr_scales or {}
     )
+    for group in _groups((fused, *sharded.dense)):
+        group["first_lr"] = group["lr"]
     return sharded
+
+
+def _scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    for group in _groups(optimizers):
+        group["lr"] = group["first_lr"] * factor
+
+
+def _groups(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
+    for optimizer in optimizers:
+        yield from cast(list[dict[str, Any]], optimizer.param_groups)
 
 
 def _initialise(

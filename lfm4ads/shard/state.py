@@ -35,17 +35,18 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor], *, ranks: Ranks) -> N
 
 def copy_weights(sharded: Sharded) -> dict[str, Tensor]:
     """Return a copy of this rank's weights: a way back to the best epoch without the disk."""
-    return {name: shard.clone() for name, shard in _local(sharded).items()}
+    return {name: shard.clone() for name, shard in local_tensors(sharded).items()}
 
 
 def put_weights(sharded: Sharded, weights: dict[str, Tensor]) -> None:
     """Overwrite this rank's weights with a copy made by ``copy_weights``."""
     with torch.no_grad():
-        for name, shard in _local(sharded).items():
+        for name, shard in local_tensors(sharded).items():
             shard.copy_(weights[name])
 
 
-def _local(sharded: Sharded) -> dict[str, Tensor]:
+def local_tensors(sharded: Sharded) -> dict[str, Tensor]:
+    """Return this rank's part of every tensor of the model, by name and number of the piece."""
     local: dict[str, Tensor] = {}
     for name, value in sharded.model.state_dict().items():
         if hasattr(value, "local_shards"):

@@ -18,20 +18,19 @@ from lfm4ads.core.log import log
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.accumulate import SideAccumulator
 from lfm4ads.data.batch import Batch
-from lfm4ads.data.index import Dataset, open_dataset
+from lfm4ads.data.index import DAY_MS, Dataset, open_dataset
 from lfm4ads.data.manifest import Header, RepSide, RepSpec, available_days
 from lfm4ads.data.reader import Reader, ReaderConfig
 from lfm4ads.data.reps import open_snapshot, write_snapshot
 from lfm4ads.data.side import SideStates, route_side
 from lfm4ads.data.snapshot import Snapshot
-from lfm4ads.model.lfm import Lfm, LfmConfig, LfmOutput
+from lfm4ads.model.lfm import Lfm, LfmOutput
 from lfm4ads.shard.place import PlaceConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.shard.state import load_weights
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.loop import agreed, progress
 
-DAY_MS = 86_400_000
 SIDES: tuple[RepSide, RepSide] = ("user", "item")
 _Piles = dict[RepSide, SideAccumulator]
 
@@ -90,18 +89,13 @@ def run(config: Config, ranks: Ranks) -> Path:
     """Write a snapshot per day; return the version's folder. A rerun completes a killed run."""
     with ranks.together():
         upstream = open_lineage(config.pretrain)
-    layer = config.layer or upstream.config.layers[-1]
-    if layer not in upstream.config.layers:
-        raise UserError(
-            f"layer {layer} is not in the model; it has {', '.join(upstream.config.layers)}",
-            everywhere=True,
-        )
     dataset = open_dataset(config.data, ranks)
     _check_events(config, dataset)
-    specs = _specs(config, dataset, upstream.config, layer=layer)
+    model = Lfm(dataset.schema, upstream.config)
+    specs = _specs(config, dataset, model)
     wanted = _wanted_days(config, dataset, upstream)
     sharded = shard_model(
-        Lfm(dataset.schema, upstream.config),
+        model,
         config=ShardConfig(place=config.place),
         ranks=ranks,
         seed=0,
@@ -124,22 +118,27 @@ def _check_events(config: Config, dataset: Dataset) -> None:
             )
 
 
-def _specs(
-    config: Config, dataset: Dataset, upstream: LfmConfig, *, layer: str
-) -> tuple[RepSpec, ...]:
-    towers: tuple[tuple[str, RepSide], ...] = (("ur", "user"), ("ir", "item"))
-    latest = [
-        RepSpec(
-            name=name, side=side, kind="latest", dim=upstream.rep_dim, read="sum", layer="towers"
+def _specs(config: Config, dataset: Dataset, model: Lfm) -> tuple[RepSpec, ...]:
+    dims = model.mix.layer_dims
+    layer = config.layer or list(dims)[-1]
+    if layer not in dims:
+        raise UserError(
+            f"layer {layer} is not in the model; it has {', '.join(dims)}", everywhere=True
         )
-        for name, side in towers
+    towers: tuple[tuple[str, RepSide, int], ...] = (
+        ("ur", "user", model.rep_dims[0]),
+        ("ir", "item", model.rep_dims[1]),
+    )
+    latest = [
+        RepSpec(name=name, side=side, kind="latest", dim=dim, read="sum", layer="towers")
+        for name, side, dim in towers
     ]
     decayed = [
         RepSpec(
             name="_".join(part for part in ("cr", domain, layer, event) if part),
             side=side,
             kind="decayed",
-            dim=upstream.layer_dim(layer),
+            dim=dims[layer],
             read="layernorm",
             half_life_ms=config.half_life_days * DAY_MS,
             layer=layer,

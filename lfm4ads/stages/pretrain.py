@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 -m launch.pretrain configs/pretrain/ads
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lfm4ads.core.checkpoint import check_checkpoint, complete_checkpoints
 from lfm4ads.core.config import config_yaml
@@ -21,7 +22,11 @@ from lfm4ads.model.lfm import Lfm, LfmConfig
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import load_sharded
 from lfm4ads.train.daily import Daily, Position
+from lfm4ads.train.explore import ExploreConfig
+from lfm4ads.train.levels import fit_levels
+from lfm4ads.train.objective import LossConfig, Objective
 from lfm4ads.train.upstream import DaysConfig, plan_work
+from lfm4ads.train.weights import Survey, take_survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,22 @@ class Config:
     """Continue a finished run up to a later days.last."""
     save_every_steps: int = 0
     """Also save in mid-day, so that a killed run repeats little; 0 saves at the end of days."""
+    write_scores: bool = False
+    """Write the scores of days scored before they are trained on, to scores/day=YYYYMMDD."""
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
+    """How scores to rank by are explored, for heads with a variance."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     model: LfmConfig = field(default_factory=LfmConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
+
+    def __post_init__(self) -> None:
+        if self.loss.needs_pairs != self.model.heads.joint:
+            raise ValueError("loss.rank=jrc and model.heads.joint=true need each other; set both")
+        if self.explore.kind != "greedy" and self.model.heads.kind != "sngp":
+            raise ValueError(
+                f"explore.kind={self.explore.kind} needs a variance; set model.heads.kind=sngp"
+            )
 
 
 def upstream_version(config: Config, dataset: Dataset) -> str:
@@ -55,6 +73,8 @@ def upstream_version(config: Config, dataset: Dataset) -> str:
         overwrite=False,
         extend=False,
         save_every_steps=0,
+        write_scores=False,
+        explore=ExploreConfig(),
         days=replace(config.days, last=99999999),
     )
     return digest(same, dataset.schema)
@@ -73,35 +93,63 @@ def run(config: Config, ranks: Ranks) -> Path:
         )
     version = upstream_version(config, dataset)
     resume = _open_output(config, ranks, version=version)
+    trainer = Reader(
+        dataset,
+        config=config.reader,
+        ranks=ranks,
+        seed=config.seed,
+        final_labels=False,
+        wait_days=config.days.wait_days,
+    )
+    scorer = Reader(dataset, config=scoring(config.reader), ranks=ranks, seed=config.seed)
     seed_torch(config.seed)
     model = Lfm(dataset.schema, config.model)
+    first = work.base_days[0]
+    if resume is None:
+        fit_levels(model, trainer, day=first, ranks=ranks)
     sharded = shard_model(model, config=config.shard, ranks=ranks, seed=config.seed)
-    position = Position(**load_sharded(resume, sharded)["position"]) if resume else Position()
+    meta = load_sharded(resume, sharded) if resume else {}
+    position = Position(**meta["position"]) if resume else Position()
     log.info("upstream %s, %s", version, f"resumed from {resume}" if resume else "from scratch")
-    trainer, scorer = (
-        Reader(dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=final)
-        for rows, final in ((config.reader, False), (scoring(config.reader), True))
-    )
+    survey = _survey(config, trainer, day=first, ranks=ranks, meta=meta)
     daily = Daily(
         sharded=sharded,
         work=work,
         position=position,
         trainer=trainer,
         scorer=scorer,
+        objective=Objective(config.loss, schema=dataset.schema, ranks=ranks, survey=survey),
+        explore=config.explore,
         batch_size=config.reader.batch_size,
         seed=config.seed,
         monitor=config.monitor,
-        checkpoints=config.output / "checkpoints",
-        meta={"upstream": version, "model": config_yaml(config.model)},
+        output=config.output,
+        meta={
+            "upstream": version,
+            "model": config_yaml(config.model),
+            "survey": survey.to_dict() if survey else None,
+        },
         metrics=MetricsLog(
             config.output / "metrics.jsonl", ranks=ranks, keep_steps=position.total_steps
         ),
         save_every_steps=config.save_every_steps,
+        write_scores=config.write_scores,
         stop=StopSignal(),
     )
     daily.run()
     _finish(config, daily, dataset, seconds=time.monotonic() - started)
     return config.output
+
+
+def _survey(
+    config: Config, trainer: Reader, *, day: int, ranks: Ranks, meta: dict[str, Any]
+) -> Survey | None:
+    if not config.loss.needs_survey:
+        return None
+    if meta:
+        return Survey.from_dict(meta["survey"])
+    schema = trainer.dataset.schema
+    return take_survey(trainer.day(day), schema=schema, repeat=config.loss.repeat, ranks=ranks)
 
 
 def _open_output(config: Config, ranks: Ranks, *, version: str) -> Path | None:
@@ -140,7 +188,6 @@ def _progress(position: dict[str, int]) -> tuple[int, int]:
 
 def _finish(config: Config, daily: Daily, dataset: Dataset, *, seconds: float) -> None:
     sharded, ranks = daily.sharded, daily.ranks
-    dense = sharded.dense_parameters()
     report = {
         "schema_version": 1,
         "stage": "pretrain",
@@ -150,10 +197,7 @@ def _finish(config: Config, daily: Daily, dataset: Dataset, *, seconds: float) -
         "seconds": seconds,
         "steps": daily.position.total_steps,
         "best_epoch": daily.position.best_epoch,
-        "num_parameters": {
-            "tables": sum(rows * dim for rows, dim in sharded.tables.values()),
-            "dense": sum(p.numel() for name, p in dense.items() if "embedding_bags" not in name),
-        },
+        "num_parameters": sharded.num_parameters(),
         "metrics": daily.position.figures,
     }
     with ranks.together():

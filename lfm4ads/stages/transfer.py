@@ -246,7 +246,6 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
 def _report(
     setting: _Setting, fitter: Fitter, reps: Reps, fitted: Fitted, figures: dict[str, Figures]
 ) -> dict[str, Any]:
-    dense = fitter.sharded.dense_parameters()
     return {
         "schema_version": 1,
         "stage": "transfer",
@@ -258,9 +257,6 @@ def _report(
         "representations": list(reps.names),
         "best_epoch": fitted.best_epoch,
         "rows_per_second": fitted.rows / max(fitted.seconds, 1e-9),
-        "num_parameters": {
-            "tables": sum(rows * dim for rows, dim in fitter.sharded.tables.values()),
-            "dense": sum(p.numel() for name, p in dense.items() if "embedding_bags" not in name),
-        },
+        "num_parameters": fitter.sharded.num_parameters(),
         "metrics": [row for split, one in figures.items() for row in figure_rows(one, split=split)],
     }

@@ -78,6 +78,7 @@ def build_arm(config: ArmConfig, sources: Sources, *, ranks: Ranks) -> tuple[Fit
         scorer=scorer,
         loss=loss,
         batch_size=config.reader.batch_size,
+        seed=config.seed,
         words=f"{config.arm} seed {config.seed}",
     )
     return fitter, reps
@@ -111,7 +112,8 @@ def _model(
         schema,
         config.model,
         arm=config.arm,
-        tasks=len(config.tasks),
+        tasks=_columns(config, sources),
+        domain=config.domain,
         rep_dims=dims,
         upstream=sources.upstream,
     )
@@ -122,15 +124,7 @@ def _model(
         columns = _columns(config, sources)
         fit_prior(model.heads, trainer, day=first, tasks=columns, ranks=ranks)
     else:
-        transplant_module(
-            model,
-            sources.checkpoint,
-            upstream=sources.upstream,
-            domain=config.domain,
-            tasks=_columns(config, sources),
-            num_tasks=len(schema.tasks),
-            ranks=ranks,
-        )
+        transplant_module(model, sources.checkpoint, ranks=ranks)
     return shard_model(
         model,
         config=config.shard,

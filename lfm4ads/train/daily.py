@@ -1,7 +1,9 @@
 """Work through an upstream run's items: train, validate, settle, score, keep a checkpoint."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.reader import Reader
+from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_sharded, save_sharded
-from lfm4ads.train.loop import progress, train_pass
-from lfm4ads.train.losses import masked_bce
-from lfm4ads.train.scores import Figures, Scores, figure_rows, mean_auc, score_pass
+from lfm4ads.train.diagnose import explain_not_finite
+from lfm4ads.train.explore import ExploreConfig
+from lfm4ads.train.loop import Fault, agreed, progress, train_pass
+from lfm4ads.train.objective import Objective
+from lfm4ads.train.scorer import Scorer, joint_logits
+from lfm4ads.train.scores import Figures, ScoreFile, Scores, figure_rows, mean_auc, score_pass
 from lfm4ads.train.upstream import Item, Work
 
 
@@ -47,20 +53,36 @@ class Daily:
     """Gives labels as known at the end of the row's day."""
     scorer: Reader
     """Gives final labels."""
+    objective: Objective
+    explore: ExploreConfig
     batch_size: int
     seed: int
     monitor: str
-    checkpoints: Path
+    output: Path
     meta: dict[str, Any]
     """What every checkpoint says of the run."""
     metrics: MetricsLog
     save_every_steps: int
+    write_scores: bool
+    """Write the scores of every day that is scored before it is trained on."""
     stop: StopSignal
 
     @property
     def ranks(self) -> Ranks:
         """The job."""
         return self.sharded.ranks
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.output / "checkpoints"
+
+    @property
+    def model(self) -> Lfm:
+        """The model without its wrappers."""
+        model = self.sharded.model.module
+        assert isinstance(model, Lfm)
+        return model
 
     def run(self) -> None:
         """Do every item from the position on."""
@@ -69,7 +91,7 @@ class Daily:
 
     def _do(self, item: Item) -> None:
         match item.kind:
-            case "train":
+            case "train" | "late":
                 self._train(item)
             case "validate":
                 self._validate(item)
@@ -77,7 +99,8 @@ class Daily:
                 self._score_before_training(item.day)
             case "settle":
                 if self.work.valid_days:
-                    self._back_to_best()
+                    load_sharded(self.checkpoints / "best", self.sharded)
+                self._observe(self.work.base_days)
                 self._keep(item.day)
             case "keep":
                 self._keep(item.day)
@@ -91,26 +114,39 @@ class Daily:
         total, first = self.trainer.num_steps(item.day), position.step
         batches = self.trainer.day(item.day, epoch=item.epoch, start_step=first)
         started = time.monotonic()
+        tasks = list(self.trainer.dataset.schema.tasks)
+        chosen = tasks if item.tasks is None else item.tasks
+        trained_T = torch.tensor([float(task in chosen) for task in tasks])
+        trained_T = trained_T.to(self.ranks.device)
 
         def loss(batch: Batch) -> Tensor:
-            return masked_bce(self.sharded.model(batch).logits, batch)
+            batch = replace(batch, masks=batch.masks * trained_T)
+            output = self.sharded.model(batch)
+            self.model.observe_step(output, batch)
+            pairs = joint_logits(output)
+            return self.objective(output.logits, batch, step=position.total_steps, pairs_BT2=pairs)
 
-        def after_step() -> None:
+        def after_step(fault: Fault) -> None:
             position.step += 1
             position.total_steps += 1
             due = self.save_every_steps and position.total_steps % self.save_every_steps == 0
             if due and position.step < total:
+                self.ranks.agree(fault.error)
                 self._save("last", day=item.day)
 
         done = train_pass(
             self.sharded,
             progress(batches, total=total - first, words=f"train {item.day}", ranks=self.ranks),
             loss=loss,
+            explain=lambda batch: explain_not_finite(
+                self.sharded, batch, self.trainer.dataset.schema
+            ),
             batch_size=self.batch_size,
             stop=self.stop,
             after_step=after_step,
             seed=hash((self.seed, position.index)),
             first_step=first,
+            first_total_step=position.total_steps,
         )
         if done.stopped:
             self._save("last", day=item.day)
@@ -120,8 +156,9 @@ class Daily:
                 everywhere=True,
             )
         rate = done.rows / (time.monotonic() - started)
-        words = "day %d pass %d: loss %.4f a row, %.0f rows/s"
-        log.info(words, item.day, item.epoch + 1, done.loss, rate)
+        late = f"late {', '.join(chosen)}"
+        which = late if item.kind == "late" else f"pass {item.epoch + 1}"
+        log.info("day %d %s: loss %.4f a row, %.0f rows/s", item.day, which, done.loss, rate)
         step = position.total_steps
         self.metrics.write("loss", done.loss, step=step, split="train", unit="nats/row")
         self.metrics.write("rate", rate, step=step, split="train", unit="rows/s")
@@ -141,15 +178,14 @@ class Daily:
         else:
             self._next(self.work.settle_at())
 
-    def _back_to_best(self) -> None:
-        load_sharded(self.checkpoints / "best", self.sharded)
-
     def _keep(self, day: int) -> None:
+        if day != self.work.base_days[-1]:
+            self._observe((day,))
         self._next()
         self._save(f"day={day}", day=day)
 
     def _score_before_training(self, day: int) -> None:
-        figures = self._score((day,))
+        figures = self._score((day,), write=self.write_scores)
         self._note(figures, split="prequential", day=day)
         words = ", ".join(
             f"{task} {one.auc:.4f}"
@@ -159,26 +195,44 @@ class Daily:
         log.info("day %d scored before training: AUC %s", day, words)
         self._next()
 
-    def _score(self, days: tuple[int, ...]) -> Figures:
+    def _score(self, days: tuple[int, ...], *, write: bool = False) -> Figures:
         schema = self.scorer.dataset.schema
+        scorer = Scorer(self.sharded, self.objective, schema, explore=self.explore, seed=self.seed)
         scores = Scores(schema, schema.binary_tasks)
-        positions = [list(schema.tasks).index(task) for task in schema.binary_tasks]
-        columns = torch.tensor(positions, device=self.ranks.device)
         self.sharded.model.eval()
         for day in days:
-            batches = progress(
-                self.scorer.day(day),
-                total=self.scorer.num_steps(day),
-                words=f"score {day}",
-                ranks=self.ranks,
-            )
-            score_pass(
-                batches,
-                forward=lambda batch: self.sharded.model(batch).logits[:, columns],
-                sinks=[scores.update],
-                ranks=self.ranks,
-            )
+            with ExitStack() as stack:
+                sinks = [scores.update]
+                if write:
+                    name = f"scores/day={day}/part-{self.ranks.rank:05d}.parquet"
+                    path = self.output / name
+                    file = ScoreFile(
+                        path, schema, schema.binary_tasks, extras=scorer.extras, stack=stack
+                    )
+                    sinks.append(file.update)
+                batches = progress(
+                    self.scorer.day(day),
+                    total=self.scorer.num_steps(day),
+                    words=f"score {day}",
+                    ranks=self.ranks,
+                )
+                forward = scorer.full if write else scorer.logits
+                score_pass(batches, forward=forward, sinks=sinks, ranks=self.ranks)
         return scores.reduce(self.ranks)
+
+    @torch.no_grad()
+    def _observe(self, days: Sequence[int]) -> None:
+        """Let heads with a variance know the rows they were trained on."""
+        if not self.model.observes:
+            return
+        self.sharded.model.eval()
+        for day in days:
+            for batch in agreed(self.trainer.day(day), ranks=self.ranks):
+                if batch is None:
+                    break
+                moved = batch.to(self.ranks.device)
+                self.model.observe(self.sharded.model(moved), moved)
+        self.model.settle(self.ranks.sum)
 
     def _note(self, figures: Figures, *, split: str, day: int) -> None:
         rows = figure_rows(figures, split=split)

@@ -16,6 +16,7 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import copy_weights, put_weights
+from lfm4ads.train.diagnose import explain_not_finite
 from lfm4ads.train.loop import progress, train_pass
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, score_pass, weighted_scenario_auc
 
@@ -58,6 +59,7 @@ class Fitter:
     scorer: RepsReader
     loss: Callable[[Batch], Tensor]
     batch_size: int
+    seed: int
     words: str
     """What progress bars call it."""
 
@@ -117,9 +119,10 @@ class Fitter:
             self.sharded,
             batches,
             loss=self.loss,
+            explain=lambda batch: explain_not_finite(self.sharded, batch, self.schema),
             batch_size=self.batch_size,
             stop=stop,
-            seed=hash((epoch, day)),
+            seed=hash((self.seed, epoch, day)),
         )
         if done.stopped:
             raise UserError(

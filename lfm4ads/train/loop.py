@@ -15,8 +15,6 @@ from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.batch import Batch
 from lfm4ads.shard.sharded import Sharded
 
-_CHECK_STEPS = 50
-
 
 @dataclass
 class Pass:
@@ -31,8 +29,19 @@ class Pass:
     """A signal ended it early, after a whole step on every rank."""
 
 
+class Fault:
+    """What went wrong in a step on this rank, for ``agreed`` to raise on all before the next."""
+
+    def __init__(self) -> None:
+        self.error: UserError | None = None
+
+
 def agreed(
-    batches: Iterable[Batch], *, ranks: Ranks, stop: StopSignal | None = None
+    batches: Iterable[Batch],
+    *,
+    ranks: Ranks,
+    stop: StopSignal | None = None,
+    fault: Fault | None = None,
 ) -> Iterator[Batch | None]:
     """Yield batches, or None and end when any rank was told to stop; one's error raises on all.
 
@@ -41,12 +50,12 @@ def agreed(
     """
     source = iter(batches)
     while True:
-        error: UserError | None = None
+        error = fault.error if fault else None
         batch: Batch | None = None
         try:
             batch = next(source, None)
         except UserError as caught:
-            error = caught
+            error = error or caught
         flags = np.array([error is not None, stop is not None and stop.is_set], dtype=np.int64)
         failed, stopped = ranks.sum(flags)
         if failed:
@@ -71,8 +80,10 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     *,
     loss: Callable[[Batch], Tensor],
     batch_size: int,
+    explain: Callable[[Batch], str],
     stop: StopSignal | None = None,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[Fault], None] | None = None,
+    first_total_step: int = 0,
     seed: int = 0,
     first_step: int = 0,
 ) -> Pass:
@@ -84,9 +95,11 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         loss: Loss of a batch, summed over its rows.
         batch_size: Rows of a global step; the gradient is that of the summed loss divided by it, on
             any number of ranks.
+        explain: Says where a loss that is not finite comes from.
         stop: When set on any rank, every rank leaves after the same step.
-        after_step: Called after each step, on every rank.
+        after_step: Called after each step, on every rank; raise its fault together before saving.
         seed: Of dropout; each step draws from (seed, step, rank).
+        first_total_step: Steps of the run before this pass, which decide the learning rates.
         first_step: Steps of this pass done before a restart, so that a resumed run draws the same.
 
     Raises:
@@ -96,34 +109,28 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     sharded.model.train()
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
     rows = steps = 0
-    stopped = False
-    for host_batch in agreed(batches, ranks=ranks, stop=stop):
+    stopped, fault = False, Fault()
+    for host_batch in agreed(batches, ranks=ranks, stop=stop, fault=fault):
         if host_batch is None:
             stopped = True
             break
         rows += int(host_batch.valid.sum())
         batch = host_batch.to(ranks.device)
         seed_torch(seed, first_step + steps, ranks.rank)
+        sharded.set_rates(first_total_step + steps)
         value = loss(batch)
+        if not torch.isfinite(value):
+            # The backward is collective, so this rank still takes part in it; the next thing all
+            # ranks do together is to stop, and nothing is saved before.
+            fault.error = UserError(
+                f"the loss is not finite at step {first_total_step + steps + 1}, day {batch.day}:"
+                f" {explain(batch)}"
+            )
         sharded.step(value * (ranks.world / batch_size))
         total += value.detach()
         steps += 1
-        if steps % _CHECK_STEPS == 0:
-            _refuse_not_finite(total, steps=steps, ranks=ranks)
         if after_step is not None:
-            after_step()
-    _refuse_not_finite(total, steps=steps, ranks=ranks)
+            after_step(fault)
+    ranks.agree(fault.error)
     loss_sum, num_rows = ranks.sum(np.array([total.item(), rows]))
     return Pass(loss=loss_sum / max(num_rows, 1), steps=steps, rows=int(num_rows), stopped=stopped)
-
-
-def _refuse_not_finite(total: Tensor, *, steps: int, ranks: Ranks) -> None:
-    finite = bool(torch.isfinite(total))
-    ranks.agree(
-        None
-        if finite
-        else UserError(
-            f"the loss stopped being finite within step {steps} of this pass;"
-            " lower shard.optim.dense_lr or sparse_lr, or look for extreme numbers in the data"
-        )
-    )

@@ -1,6 +1,6 @@
 """Figures per task and scenario, and the scores behind them as files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,23 @@ def weighted_scenario_auc(figures: Figures, *, task: str) -> float:
 class ScoreFile:
     """Streams rows and their logits to one Parquet file that appears when it is complete."""
 
-    def __init__(self, path: Path, schema: Schema, tasks: list[str], *, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: Schema,
+        tasks: list[str],
+        *,
+        stack: ExitStack,
+        extras: Sequence[str] = (),
+    ) -> None:
+        """``extras`` name the columns of the scores that come after the tasks' logits."""
         self._tasks = tasks
+        self._extras = list(extras)
         self._columns = [list(schema.tasks).index(task) for task in tasks]
         fields = [(name, pa.int64()) for name in ("row_id", "user", "scenario", "day")]
         fields += [(f"label_{task}", pa.int8()) for task in tasks]
         fields += [(f"logit_{task}", pa.float32()) for task in tasks]
+        fields += [(name, pa.float32()) for name in extras]
         self._schema = pa.schema(fields)
         temporary = stack.enter_context(whole_file(path))
         self._writer = stack.enter_context(
@@ -108,7 +119,7 @@ class ScoreFile:
         )
 
     def update(self, logits: np.ndarray, batch: Batch) -> None:
-        """Add the valid rows of a batch with logits (B, T)."""
+        """Add the valid rows of a batch with logits, and extras, side by side (B, .)."""
         valid = batch.valid.numpy()
         num_rows = int(valid.sum())
         columns: list[Any] = [batch.row_id.numpy()[valid], batch.user.numpy()[valid]]
@@ -118,7 +129,8 @@ class ScoreFile:
             columns.append(
                 pa.array(batch.labels[:, column].numpy()[valid].astype(np.int8), mask=absent)
             )
-        columns += [logits[valid, position] for position in range(len(self._tasks))]
+        scores = len(self._tasks) + len(self._extras)
+        columns += [logits[valid, position] for position in range(scores)]
         self._writer.write_batch(
             pa.RecordBatch.from_arrays(
                 [pa.array(column) for column in columns], schema=self._schema

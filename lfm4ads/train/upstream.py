@@ -1,12 +1,13 @@
 """The days an upstream run works through, as a list that can be entered anywhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.index import Dataset
 
-Kind = Literal["train", "validate", "settle", "score", "keep"]
+Kind = Literal["train", "late", "validate", "settle", "score", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,12 @@ class DaysConfig:
     max_epochs: int = 1
     valid_days: int = 1
     """Days after the base that choose its number of passes; unused when ``max_epochs`` is 1."""
+    wait_days: dict[str, int] = field(default_factory=dict)
+    """Task -> days its label may take, such as {conversion: 2}: the task is trained on a day's rows
+    so many days later, with what had happened by then. A task not named is trained on the day
+    itself, with what had happened by its end."""
+    frozen: bool = False
+    """Only score the days after the base: what a model is worth that does not go on learning."""
 
     def __post_init__(self) -> None:
         if not self.first <= self.base_last <= self.last:
@@ -31,6 +38,9 @@ class DaysConfig:
             )
         if self.max_epochs < 1 or self.valid_days < 1:
             raise ValueError("days.max_epochs and days.valid_days must be at least 1")
+        for task, days in self.wait_days.items():
+            if days < 1:
+                raise ValueError(f"days.wait_days.{task} must be at least 1, got {days}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Item:
     kind: Kind
     day: int = 0
     epoch: int = 0
+    tasks: tuple[str, ...] | None = None
+    """What is trained; None: every task."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ class Work:
     """All items of a run, in order."""
 
     items: tuple[Item, ...]
-    valid_days: tuple[int, ...] = field(default=())
+    base_days: tuple[int, ...]
+    valid_days: tuple[int, ...] = ()
 
     def settle_at(self) -> int:
         """Return the index at which the base is settled, where early stopping jumps to."""
@@ -60,6 +73,16 @@ def plan_work(config: DaysConfig, dataset: Dataset) -> Work:
     A day is scored before it is trained on, so the prequential figures are those of a model that
     has not seen it.
     """
+    schema = dataset.schema
+    tasks = tuple(schema.tasks)
+    for task in config.wait_days:
+        if task not in tasks or schema.tasks[task].kind != "time_to_event":
+            waiting = [name for name, one in schema.tasks.items() if one.kind == "time_to_event"]
+            raise UserError(
+                f"days.wait_days names {task}; tasks whose label takes time are"
+                f" {', '.join(waiting) or 'none'}",
+                everywhere=True,
+            )
     base = dataset.between(config.first, config.base_last)
     later = dataset.between(config.base_last, config.last)[1:]
     valid = tuple(later[: config.valid_days]) if config.max_epochs > 1 else ()
@@ -71,10 +94,37 @@ def plan_work(config: DaysConfig, dataset: Dataset) -> Work:
         )
     items: list[Item] = []
     for epoch in range(config.max_epochs):
-        items += [Item("train", day, epoch) for day in base]
+        items += [_first(day, base, tasks, config, epoch=epoch) for day in base]
         if valid:
             items.append(Item("validate", base[-1], epoch))
     items.append(Item("settle", base[-1]))
     for day in later:
-        items += [Item("score", day), Item("train", day), Item("keep", day)]
-    return Work(tuple(items), valid)
+        items.append(Item("score", day))
+        if not config.frozen:
+            items.append(_first(day, (*base, *later[: later.index(day) + 1]), tasks, config))
+            items += _late(day, (*base, *later), config)
+            items.append(Item("keep", day))
+    items = [item for item in items if item.tasks != ()]
+    return Work(tuple(items), tuple(base), valid)
+
+
+def _first(
+    day: int, until: Sequence[int], tasks: Sequence[str], config: DaysConfig, *, epoch: int = 0
+) -> Item:
+    """Return the pass over a day with the tasks whose wait is over by the last day of ``until``."""
+    place = until.index(day)
+    due = [task for task in tasks if place + config.wait_days.get(task, 0) < len(until)]
+    return Item("train", day, epoch, None if len(due) == len(tasks) else tuple(due))
+
+
+def _late(day: int, days: Sequence[int], config: DaysConfig) -> list[Item]:
+    """Return the passes over earlier days for the tasks whose wait ends with ``day``."""
+    place = days.index(day)
+    waits: dict[int, list[str]] = {}
+    for task, wait in config.wait_days.items():
+        waits.setdefault(wait, []).append(task)
+    return [
+        Item("late", days[place - wait], tasks=tuple(waits[wait]))
+        for wait in sorted(waits, reverse=True)
+        if place >= wait
+    ]

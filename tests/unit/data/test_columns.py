@@ -28,9 +28,9 @@ NOT_BINARY = "of a binary task holds values other than 0 and 1"
 NO_LABEL = "has a NaN or infinite value; write a missing label as null"
 
 
-def decoded(folder, *, horizon=None):
+def decoded(folder, *, horizons=None):
     dataset = open_dataset(folder, one_rank())
-    return [decode(dataset, group, horizon=horizon) for group in dataset.groups(DAY)]
+    return [decode(dataset, group, horizons=horizons) for group in dataset.groups(DAY)]
 
 
 ROW_FAULTS = {
@@ -98,7 +98,7 @@ def test_a_bad_row_is_one_sentence(tmp_path, name):
     table = with_value(TABLE, column, value, row=BAD_ROW, kind=kind)
     file = write_table(tmp_path, table)
     with pytest.raises(UserError) as caught:
-        decoded(tmp_path, horizon=0)
+        decoded(tmp_path, horizons={"conversion": 0})
     sentence = str(caught.value)
     assert sentence.startswith(f"{file}, row group 1: ")
     assert f"column {column} " in sentence

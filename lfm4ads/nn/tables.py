@@ -1,0 +1,140 @@
+"""Embedding tables, one or several complete sets of them, and what a batch looks up.
+
+Dimension key: B rows, D width of a row, V ids of a feature in a batch.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    PoolingType,
+)
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.data.schema import Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSet:
+    """One complete set of tables: every feature has its own row in each set (multi-embedding)."""
+
+    dim: int = 0
+    """Width of every row; 0 keeps the schema's widths."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 0 or self.dim % 4:
+            raise ValueError(f"a table set's dim must be a multiple of 4, or 0, got {self.dim}")
+
+
+@dataclass
+class Looked:
+    """What the tables hold for one batch."""
+
+    pooled: KeyedTensor | None
+    """Sums over each bag, by key."""
+    rows: dict[str, Tensor]
+    """Unpooled rows (V, D), by key; as many a batch row as the feature's length says."""
+
+
+class Tables(nn.Module):
+    """Tables on the meta device, named ``<set>/<table>``, or ``<table>`` in a set without name.
+
+    Sets are separate tables and never one wide row: row-wise AdaGrad holds one accumulator a row
+    and would couple them. Tables sum; a sum is right under every sharding type. A table in
+    ``unpooled`` is looked up id by id, for its sequences, in a collection of its own width.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        features: Sequence[str],
+        *,
+        sets: Mapping[str, TableSet],
+        unpooled: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        used: dict[str, list[str]] = {}
+        for name in schema.select(sparse=True):
+            if name in set(features):
+                used.setdefault(schema.features[name].table, []).append(name)
+        self._table = {name: table for table, names in used.items() for name in names}
+        self._unpooled = set(unpooled) & set(used)
+        self._dims = {
+            (set_name, table): one.dim or schema.tables[table].dim
+            for set_name, one in sets.items()
+            for table in used
+        }
+        bags: list[EmbeddingBagConfig] = []
+        rows: dict[str, list[EmbeddingConfig]] = {}
+        for (set_name, table), dim in self._dims.items():
+            words = {
+                "name": _name(set_name, table),
+                "embedding_dim": dim,
+                "num_embeddings": schema.tables[table].rows,
+                "feature_names": used[table],
+            }
+            if table in self._unpooled:
+                rows.setdefault(f"dim_{dim}", []).append(EmbeddingConfig(**words))
+            else:
+                bags.append(EmbeddingBagConfig(**words, pooling=PoolingType.SUM))
+        meta = torch.device("meta")
+        self.bags = EmbeddingBagCollection(tables=bags, device=meta) if bags else None
+        self.rows = nn.ModuleDict(
+            {name: EmbeddingCollection(tables=tables, device=meta) for name, tables in rows.items()}
+        )
+        self._pooled_keys = _keys(bags)
+        self._row_keys = {name: _keys(tables) for name, tables in rows.items()}
+
+    def key(self, feature: str, *, table_set: str) -> str:
+        """Return the name under which a feature's rows of one set are found in ``Looked``."""
+        key = f"{feature}@{_name(table_set, self._table[feature])}"
+        return self._pooled_keys.get(key, key)
+
+    def dim(self, feature: str, *, table_set: str) -> int:
+        """Return the width of a feature's rows in one set."""
+        return self._dims[table_set, self._table[feature]]
+
+    def is_pooled(self, feature: str) -> bool:
+        """Whether a feature comes as bag sums and not id by id."""
+        return self._table[feature] not in self._unpooled
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Looked:
+        """Look up every feature in every set."""
+        rows: dict[str, Tensor] = {}
+        for name, collection in self.rows.items():
+            found = collection(sparse)
+            rows |= {key: found[own].values() for key, own in self._row_keys[name].items()}
+        return Looked(self.bags(sparse) if self.bags is not None else None, rows)
+
+
+def check_features(schema: Schema, names: Sequence[str], *, setting: str) -> None:
+    """Refuse names of features that the schema does not have."""
+    unknown = set(names) - set(schema.features)
+    if unknown:
+        raise UserError(
+            f"{setting} names {min(unknown)}, which the schema does not have;"
+            f" its features are {', '.join(schema.features)}",
+            everywhere=True,
+        )
+
+
+def _keys(tables: Sequence[EmbeddingBagConfig] | Sequence[EmbeddingConfig]) -> dict[str, str]:
+    """Return TorchRec's name of each ``<feature>@<table>``: the feature where it has one table."""
+    readers = Counter(name for table in tables for name in table.feature_names)
+    return {
+        f"{name}@{table.name}": f"{name}@{table.name}" if readers[name] > 1 else name
+        for table in tables
+        for name in table.feature_names
+    }
+
+
+def _name(table_set: str, table: str) -> str:
+    return f"{table_set}/{table}" if table_set else table
