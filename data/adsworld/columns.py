@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.adsworld.exposure import DAY_MILLISECONDS
-from data.adsworld.hashing import Ints
+from data.adsworld.hashing import Floats, Ints
 from data.adsworld.history import History
 from data.adsworld.items import VECTOR_LENGTH
 from data.adsworld.world import Day
@@ -40,8 +40,11 @@ DICTIONARY = (
 """Columns with few values in a row group; keys in lists, times and vectors do not repay one."""
 
 
-def day_table(day: Day, *, number: int, history: History) -> pa.Table:
-    """Return the rows of day ``number`` (counted from 0) as the schema describes them."""
+def day_table(day: Day, *, number: int, history: History, taste: Floats) -> pa.Table:
+    """Return the rows of day ``number`` (counted from 0) as the schema describes them.
+
+    ``taste`` (A, V) is what an external model knows of the day's users, NaN where it is nothing.
+    """
     shown, feedback = day.shown, day.feedback
     users, items, user, item = shown.users, shown.items, shown.user, shown.item
     starts_A, lengths_A = history.runs(users.index)
@@ -63,15 +66,14 @@ def day_table(day: Day, *, number: int, history: History) -> pa.Table:
         "recent_items": _lists(history.item, **recent),
         "recent_categories": _lists(history.category, **recent),
         "recent_times": _lists(history.time, **recent),
+        "user_vector": _vectors(taste[user]),
         "item": items.key[item],
         "category": items.category.astype(np.int16)[item],
         "author": items.author.astype(np.int32)[item],
         "tags": tags,
         "price": pa.array(price, mask=np.isnan(price)),
         "item_age_days": items.age_days.astype(np.int32)[item],
-        "item_vector": pa.FixedSizeListArray.from_arrays(
-            pa.array(items.vector[item].reshape(-1)), VECTOR_LENGTH
-        ),
+        "item_vector": _vectors(items.vector[item]),
         "hour": (shown.slots.time // (DAY_MILLISECONDS // 24)).astype(np.int8),
         "seen_today": shown.seen.astype(np.int32),
         "click": feedback.click.astype(np.int8),
@@ -98,6 +100,16 @@ def oracle_table(day: Day, *, number: int) -> pa.Table:
 
 def _row_ids(day: Day, *, number: int) -> Ints:
     return number * 2**32 + np.arange(len(day.shown.user))
+
+
+def _vectors(values_NV: Floats) -> pa.FixedSizeListArray:
+    """Return a column of vectors, null where they are NaN."""
+    none = np.isnan(values_NV[:, 0])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values_NV.reshape(-1)),
+        VECTOR_LENGTH,
+        mask=pa.array(none) if none.any() else None,
+    )
 
 
 def _lists(values_C: npt.NDArray[np.int64], *, starts: Ints, lengths: Ints) -> pa.ListArray:

@@ -35,6 +35,8 @@ class History:
     """User index, ascending."""
     item: Ints
     """Item key."""
+    index: Ints
+    """Item index within the content domain."""
     category: Ints
     time: Ints
     """Milliseconds since 1970."""
@@ -48,7 +50,7 @@ class History:
 def empty_history() -> History:
     """Return the history of a world that has just begun."""
     none = np.zeros(0, dtype=np.int64)
-    return History(user=none, item=none, category=none, time=none)
+    return History(user=none, item=none, index=none, category=none, time=none)
 
 
 def extend_history(

@@ -94,11 +94,10 @@ def describe_items(
     index = np.arange(config.count, dtype=np.int64) + day * config.new_per_day
     seed = space.seed
     draws = uniforms(index, seed=seed, purpose=f"{name} item", columns=6)
-    category = np.floor(config.categories * draws[:, 0] ** 1.5).astype(np.int64)
-    author = np.floor(config.authors * draws[:, 1] ** 1.5).astype(np.int64)
-    topic = _topic(config, space=space, domain=domain, index=index, groups=(category, author))
-    ads_topic = normals(index, seed=seed, purpose=f"{name} ads topic", columns=space.ads_dim)
-    ads_topic *= np.float32(domain / np.sqrt(space.ads_dim))
+    category, author = _groups(config, draws=draws)
+    topic, ads_topic = _topics(
+        config, space=space, domain=domain, index=index, groups=(category, author)
+    )
     lifetime_days = -(-config.count // config.new_per_day)
     age_days = day - (index // config.new_per_day - lifetime_days + 1)
     appeal = normals(index, seed=seed, purpose=f"{name} appeal", columns=4)
@@ -119,6 +118,15 @@ def describe_items(
         delay_hours=np.float32(4.0) * np.exp(np.float32(0.6) * appeal[:, 3]),
         vector=_vector(index, seed=seed, name=name, topics=np.hstack([topic, ads_topic])),
     )
+
+
+def item_vectors(config: CatalogConfig, *, space: Space, domain: int, index: Ints) -> Floats:
+    """Return the vectors (I, V) of items that need not be alive, by their indices alone."""
+    name = ("content", "ads")[domain]
+    draws = uniforms(index, seed=space.seed, purpose=f"{name} item", columns=2)
+    groups = _groups(config, draws=draws)
+    topics = _topics(config, space=space, domain=domain, index=index, groups=groups)
+    return _vector(index, seed=space.seed, name=name, topics=np.hstack(topics))
 
 
 def join_items(content: Items, *, ads: Items) -> Items:
@@ -143,9 +151,16 @@ def price_effect(price: Floats) -> Floats:
     return np.nan_to_num((np.log1p(price) - np.float32(3.5)) / np.float32(0.9))
 
 
-def _topic(
+def _groups(config: CatalogConfig, *, draws: Floats) -> tuple[Ints, Ints]:
+    """Return category and author of items from their first two draws."""
+    category = np.floor(config.categories * draws[:, 0] ** 1.5).astype(np.int64)
+    return category, np.floor(config.authors * draws[:, 1] ** 1.5).astype(np.int64)
+
+
+def _topics(
     config: CatalogConfig, *, space: Space, domain: int, index: Ints, groups: tuple[Ints, Ints]
-) -> Floats:
+) -> tuple[Floats, Floats]:
+    """Return the places of items among interests (I, D) and among ads-only tastes (I, E)."""
     name = ("content", "ads")[domain]
     category, author = groups
     dim = (space.interest_dim, space.shared_dim)[domain]
@@ -160,7 +175,9 @@ def _topic(
     )
     topic *= spectrum(dim)
     padding = ((0, 0), (0, space.interest_dim - dim))
-    return np.pad(topic, padding).astype(np.float32)
+    ads_topic = normals(index, seed=space.seed, purpose=f"{name} ads topic", columns=space.ads_dim)
+    ads_topic *= np.float32(domain / np.sqrt(space.ads_dim))
+    return np.pad(topic, padding).astype(np.float32), ads_topic
 
 
 def _tags(index: Ints, *, seed: int, name: str, topic: Floats) -> tuple[Ints, Ints]:

@@ -13,7 +13,14 @@ from tqdm import tqdm
 from data.adsworld.columns import DICTIONARY, day_table, oracle_table
 from data.adsworld.history import empty_history
 from data.adsworld.schema import MomentSums, build_schema
-from data.adsworld.world import WorldConfig, build_world, check_keys, make_day, remember_day
+from data.adsworld.world import (
+    WorldConfig,
+    build_world,
+    check_keys,
+    make_day,
+    remember_day,
+    tell_tastes,
+)
 from lfm4ads.data.dataset import DatasetWriter, FileConfig
 
 _LOG = logging.getLogger("lfm4ads.adsworld")
@@ -82,7 +89,8 @@ def _write_days(config: Config, *, writer: DatasetWriter, sums: MomentSums) -> N
     for number, date_ in enumerate(bar):
         start = int(datetime(*date_.timetuple()[:3], tzinfo=UTC).timestamp()) * 1_000
         day = make_day(world, day=number, start=start)
-        table = day_table(day, number=number, history=history)
+        taste = tell_tastes(world, history=history, users=day.shown.users.index)
+        table = day_table(day, number=number, history=history, taste=taste)
         if number < config.fit_days:
             sums.add(table)
         name = int(date_.strftime("%Y%m%d"))

@@ -109,6 +109,7 @@ def _features(history: HistoryConfig, *, moments: Moments) -> dict[str, Feature]
         "activity": number("activity", side="user"),
         "recent_items": recent("recent_items", table="item"),
         "recent_categories": recent("recent_categories", table="category"),
+        "user_vector": Feature(kind="vector", side="user", length=VECTOR_LENGTH, nullable=True),
         "item_id": Feature(kind="id", side="item", column="item", table="item"),
         "category": Feature(kind="id", side="item", table="category"),
         "author": Feature(kind="id", side="item", table="author"),

@@ -28,9 +28,16 @@ from data.adsworld.feedback import (
     solve_intercepts,
     tell_causes,
 )
-from data.adsworld.hashing import Floats
+from data.adsworld.hashing import Floats, Ints
 from data.adsworld.history import History, HistoryConfig, extend_history
-from data.adsworld.items import CatalogConfig, Items, Space, describe_items, join_items
+from data.adsworld.items import (
+    CatalogConfig,
+    Items,
+    Space,
+    describe_items,
+    item_vectors,
+    join_items,
+)
 from data.adsworld.scenarios import SCENARIOS
 from data.adsworld.users import UserConfig, describe_users, draw_users
 
@@ -125,11 +132,32 @@ def remember_day(history: History, *, day: Day, config: HistoryConfig) -> Histor
     clicks = History(
         user=shown.users.index[shown.user[liked]],
         item=shown.items.key[item],
+        index=shown.items.index[item],
         category=shown.items.category[item],
         time=day.start + shown.slots.time[liked],
     )
     oldest_time = day.start - (config.days - 1) * DAY_MILLISECONDS
     return extend_history(history, config=config, clicks=clicks, oldest_time=oldest_time)
+
+
+def tell_tastes(world: World, *, history: History, users: Ints) -> Floats:
+    """Return what an external model would know of users by their indices (A): vectors (A, V).
+
+    The mean of the unit vectors of the content a user clicked of late; NaN where there is none.
+    """
+    index_K, place_C = np.unique(history.index, return_inverse=True)
+    vector_KV = item_vectors(world.config.content, space=_space(world), domain=0, index=index_K)
+    unit_KV = vector_KV / np.linalg.norm(vector_KV, axis=1, keepdims=True)
+    starts_A, lengths_A = history.runs(users)
+    known = lengths_A > 0
+    taste_AV = np.full((len(users), vector_KV.shape[1]), np.nan, dtype=np.float32)
+    if known.any():
+        firsts, lengths = starts_A[known], lengths_A[known]
+        places = np.cumsum(lengths) - lengths
+        click = np.repeat(firsts - places, lengths) + np.arange(lengths.sum())
+        sums = np.add.reduceat(unit_KV[place_C[click]], places, axis=0)
+        taste_AV[known] = sums / lengths[:, None]
+    return taste_AV
 
 
 def num_keys(config: WorldConfig, *, days: int) -> tuple[int, int]:
@@ -160,15 +188,19 @@ def _pilot_causes(world: World, *, number: int) -> Causes:
     return tell_causes(shown, config=world.config.feedback, seed=world.seed)
 
 
-def _alive(world: World, *, day: int) -> Items:
+def _space(world: World) -> Space:
     config = world.config
-    space = Space(
+    return Space(
         seed=world.seed,
         key_bits=config.key_bits,
         interest_dim=config.users.interest_dim,
         ads_dim=config.users.ads_dim,
         shared_dim=config.shared_dim,
     )
+
+
+def _alive(world: World, *, day: int) -> Items:
+    config, space = world.config, _space(world)
     content = describe_items(
         config.content, space=space, domain=0, first_category=0, first_author=0, day=day
     )

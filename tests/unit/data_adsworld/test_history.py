@@ -7,7 +7,7 @@ from data.adsworld.history import History, HistoryConfig, empty_history, extend_
 
 def clicks(users, times):
     users, times = np.array(users), np.array(times)
-    return History(user=users, item=times * 10, category=times % 3, time=times)
+    return History(user=users, item=times * 10, index=times, category=times % 3, time=times)
 
 
 def test_last_clicks_of_each_user_in_order():
@@ -19,6 +19,7 @@ def test_last_clicks_of_each_user_in_order():
     assert history.user.tolist() == [1, 1, 5, 5, 9]
     assert history.time.tolist() == [2, 6, 3, 4, 7]
     assert history.item.tolist() == [20, 60, 30, 40, 70]
+    assert history.index.tolist() == [2, 6, 3, 4, 7]
     starts, lengths = history.runs(np.array([0, 1, 5, 9]))
     assert starts.tolist()[1:] == [0, 2, 4]
     assert lengths.tolist() == [0, 2, 2, 1]

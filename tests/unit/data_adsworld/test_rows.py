@@ -108,6 +108,20 @@ def test_recent_clicks_are_those_of_a_loop_over_earlier_days(debug_world):
     assert carried > 0.5 * 5 * 1_000
 
 
+def test_a_user_s_vector_is_the_mean_unit_vector_of_recent_items(debug_world):
+    days = [read_day(debug_world, day).to_pylist() for day in days_of(debug_world)]
+    vectors = {row["item"]: row["item_vector"] for rows in days for row in rows}
+    unit = {key: np.array(vector) / np.linalg.norm(vector) for key, vector in vectors.items()}
+    told = 0
+    for row in (row for rows in days for row in rows):
+        assert (row["user_vector"] is None) == (not row["recent_items"])
+        if row["recent_items"]:
+            mean = np.mean([unit[item] for item in row["recent_items"]], axis=0)
+            np.testing.assert_allclose(row["user_vector"], mean, rtol=1e-5, atol=1e-6)
+            told += 1
+    assert 0.5 * 5 * 1_000 < told < 6_000
+
+
 def test_conversions_come_after_clicks_with_a_positive_delay(debug_world):
     for day in days_of(debug_world):
         for row in read_day(debug_world, day).to_pylist():
