@@ -96,9 +96,9 @@ class Ranks:
         mine = tensor.detach().contiguous()
         if self.world == 1:
             return mine
-        joined = mine.new_empty((self.world * mine.shape[0], *mine.shape[1:]))
-        dist.all_gather_into_tensor(joined, mine)
-        return joined
+        pieces = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(pieces, mine)
+        return torch.cat(pieces)
 
     def broadcast(self, text: str) -> str:
         """Return rank 0's text on every rank."""
