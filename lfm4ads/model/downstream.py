@@ -12,13 +12,8 @@ from torch import Tensor, nn
 
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
-from lfm4ads.model.lfm import (
-    LfmConfig,
-    build_encoders,
-    build_heads,
-    build_mix,
-    build_tables,
-)
+from lfm4ads.model.config import LfmConfig
+from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables
 from lfm4ads.nn.adapter import NonLinearAdapter
 from lfm4ads.nn.fields import FieldConfig, FieldEncoder, check_codes
 from lfm4ads.nn.heads import ScenarioHeads

@@ -18,7 +18,8 @@ from lfm4ads.core.seed import seed_torch
 from lfm4ads.core.version import digest, git_commit
 from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
-from lfm4ads.model.lfm import Lfm, LfmConfig
+from lfm4ads.model.config import LfmConfig
+from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import load_sharded
 from lfm4ads.train.daily import Daily, Position

@@ -12,8 +12,8 @@ from lfm4ads.data.attach import Reps, RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
+from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.downstream import Arm, Downstream, DownstreamConfig
-from lfm4ads.model.lfm import LfmConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import Fitter
 from lfm4ads.train.losses import masked_bce

@@ -6,7 +6,7 @@ from pathlib import Path
 from lfm4ads.core.checkpoint import check_checkpoint, complete_checkpoints
 from lfm4ads.core.config import parse_config
 from lfm4ads.core.errors import UserError
-from lfm4ads.model.lfm import LfmConfig
+from lfm4ads.model.config import LfmConfig
 
 
 @dataclass(frozen=True, kw_only=True)
