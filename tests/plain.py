@@ -8,15 +8,20 @@ from lfm4ads.shard.initialise import row_values
 
 def unshard(model: nn.Module, *, seed: int) -> nn.Module:
     """Give the tables of ``model`` memory on this process and the first values of ``seed``."""
-    tables = model.tables.to_empty(device=torch.device("cpu"))
+    model.tables.to_empty(device=torch.device("cpu"))
     with torch.no_grad():
-        for name, bag in tables.embedding_bags.items():
-            rows, dim = bag.weight.shape
+        for name, weight in tables_of(model).items():
+            rows, dim = weight.shape
             values = row_values(
                 name, rows=range(rows), columns=range(dim), shape=(rows, dim), seed=seed
             )
-            bag.weight.copy_(values)
+            weight.copy_(values)
     return model
+
+
+def tables_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weight of every table by its name, whether it is read as sums or id by id."""
+    return {name.split(".")[-2]: weight for name, weight in model.tables.named_parameters()}
 
 
 class PlainTrainer:
@@ -28,7 +33,7 @@ class PlainTrainer:
 
     def __init__(self, model, *, optim, column_shards=None):
         self.model = model
-        tables = {id(bag.weight): name for name, bag in model.tables.embedding_bags.items()}
+        tables = {id(weight): name for name, weight in tables_of(model).items()}
         self._dense = [p for p in model.parameters() if id(p) not in tables]
         self._tables = [(tables[id(p)], p) for p in model.parameters() if id(p) in tables]
         self._adam = torch.optim.AdamW(

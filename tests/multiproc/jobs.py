@@ -5,7 +5,13 @@ from functools import cache
 import torch
 
 from lfm4ads.data.schema import load_schema
-from lfm4ads.model.lfm import Lfm, LfmConfig
+from lfm4ads.model.config import LfmConfig
+from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.experts import ExpertConfig
+from lfm4ads.nn.interactions.config import InteractionConfig
+from lfm4ads.nn.mix import MixConfig
+from lfm4ads.nn.pairs import InterestConfig, PairConfig
+from lfm4ads.nn.tower import TowerConfig
 from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.shard.place import PlaceConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
@@ -18,11 +24,35 @@ PLACES = {
     "data_parallel": PlaceConfig(default="data_parallel"),
     "mixed": PlaceConfig(
         default="table_wise",
-        tables={"user": "row_wise", "item": "column_wise", "tag": "data_parallel"},
+        tables={
+            "main/user": "row_wise",
+            "main/item": "column_wise",
+            "main/tag": "data_parallel",
+        },
     ),
 }
 KINDS = ("rowwise_adagrad", "adagrad", "sgd")
-MODEL = LfmConfig(rep_dim=8, tower_hidden=(16,), cross_layers=2, mlp=(16, 8))
+
+
+def model_of(*, layers: int = 2, hidden: tuple[int, ...] = (8,), **rest) -> LfmConfig:
+    """Return a small model of one expert."""
+    expert = ExpertConfig(interaction=InteractionConfig(layers=layers), hidden=(16,))
+    return LfmConfig(
+        tower=TowerConfig(rep_dim=8, hidden=(16,)),
+        mix=MixConfig(experts={"cross": expert}, hidden=hidden),
+        **rest,
+    )
+
+
+MODEL = model_of()
+# A history against its target: their table is read id by id. Each rank would draw its own rows to
+# train without it.
+INTEREST = model_of(
+    pairs=PairConfig(
+        interests={"views": InterestConfig(behaviours=("recent",), targets=("item_id",))},
+        dropout=0.0,
+    )
+)
 BATCH_SIZE = 64
 SEED = 3
 
