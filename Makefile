@@ -13,9 +13,9 @@ DATA ?=
 ENGINE ?= docker
 BASE ?=
 
-STAGES := prepare pretrain dump transfer retrieve select analyse report plan
+STAGES := prepare pretrain dump transfer retrieve select analyse report plan experiment
 # One process; the others run as RANKS, which launch.ranks starts. torchrun takes the same words and works too.
-ALONE := prepare report
+ALONE := prepare report experiment
 
 python := $(abspath $(VENV))/bin/python
 present = $(strip $(foreach stage,$(STAGES),$(if $(wildcard launch/$(stage).py),$(stage))))
@@ -63,7 +63,7 @@ fix: install
 # The mistakes that need no environment come first, so that they cost no installation.
 $(STAGES):
 	@test -f launch/$@.py || { echo "error: stage $@ is not in this version; there is: $(present)" >&2; exit 2; }
-	@test -n '$(CONFIG)' || { echo "error: make $@ needs CONFIG=<file>; there is: $(wildcard configs/$@/*.yaml)" >&2; exit 2; }
+	@test -n '$(CONFIG)' || { echo "error: make $@ needs CONFIG=<file>; there is: $(wildcard configs/$@/*.yaml configs/$@s/*.yaml)" >&2; exit 2; }
 	@$(install)
 	@$(if $(filter $@,$(ALONE)),$(python),$(on_ranks)) -m launch.$@ '$(CONFIG)' $(SET)
 

@@ -82,13 +82,13 @@ def why_undefined(row: Row, *, field: str) -> str:
     return next((reason for holds, reason in reasons if holds), "not defined for these rows")
 
 
-def text_table(header: Sequence[str], *, rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned plain text: the first three columns to the left, figures to the right."""
+def text_table(header: Sequence[str], *, rows: Sequence[Sequence[str]], words: int = 3) -> str:
+    """Return aligned plain text: the first ``words`` columns to the left, figures to the right."""
     widths = [max(len(line[place]) for line in (header, *rows)) for place in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place < 3 else cell.rjust(width)
+            cell.ljust(width) if place < words else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
