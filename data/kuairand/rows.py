@@ -12,6 +12,7 @@ from data.kuairand.entities import Entities
 from data.kuairand.log import LABELS, NO_LABEL, Log
 from data.kuairand.past import Past
 from data.kuairand.schema import ADS_TABS
+from data.kuairand.vectors import Space
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +21,7 @@ BLOCK_ROWS = 65_536
 
 
 def day_blocks(
-    log: Log, *, first_row_id: int, users: Entities, items: Entities, past: Past
+    log: Log, *, first_row_id: int, users: Entities, items: Entities, past: Past, space: Space
 ) -> Iterator[pa.Table]:
     """Yield the rows of one day of ``log`` joined with what was known when the day began."""
     people = _widen(users.table, columns=past.user_columns(items))
@@ -28,9 +29,12 @@ def day_blocks(
     for start in range(0, len(log), BLOCK_ROWS):
         part = log.select(slice(start, start + BLOCK_ROWS))
         columns = _own_columns(part, first_row_id=first_row_id + start)
-        for table, index in ((people, users.index(part.users)), (videos, items.index(part.videos))):
+        user, video = users.index(part.users), items.index(part.videos)
+        for table, index in ((people, user), (videos, video)):
             joined = table.take(pa.array(index)).combine_chunks()
             columns.update(zip(joined.schema.names, joined.columns, strict=True))
+        columns["user_vector"] = space.users.column(user)
+        columns["video_vector"] = space.videos.column(video)
         yield pa.table(columns)
 
 

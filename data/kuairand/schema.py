@@ -5,6 +5,7 @@ import pyarrow as pa
 from data.kuairand.entities import ITEM_WORDS, USER_CODES, USER_WORDS, Entities
 from data.kuairand.log import NUM_TABS
 from data.kuairand.moments import Moments
+from data.kuairand.vectors import VECTOR_LENGTH
 from lfm4ads.data.schema import Feature, Schema, Side, TableSpec, Task
 
 DOMAINS = ("content", "ads")
@@ -101,6 +102,7 @@ def _user_features(length: int) -> dict[str, Feature]:
         ),
         "recent_authors": Feature(kind="ids", side="user", table="author"),
         "recent_tags": Feature(kind="ids", side="user", table="tag"),
+        "user_vector": Feature(kind="vector", side="user", length=VECTOR_LENGTH, nullable=True),
     }
 
 
@@ -112,6 +114,7 @@ def _item_features() -> dict[str, Feature]:
         "music_id": Feature(kind="id", side="item", table="music", nullable=True),
         "tag": Feature(kind="ids", side="item", table="tag", nullable=True),
         **{name: Feature(kind="id", side="item", table=name, nullable=True) for name in names},
+        "video_vector": Feature(kind="vector", side="item", length=VECTOR_LENGTH, nullable=True),
     }
 
 
