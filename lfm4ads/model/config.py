@@ -9,6 +9,8 @@ from lfm4ads.nn.pairs import PairConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.nn.tower import TowerConfig
 
+CONTEXT_SET = "context"
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
@@ -52,6 +54,11 @@ class LfmConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if CONTEXT_SET in self.sets:
+            raise ValueError(
+                f"model.sets has a set {CONTEXT_SET}, the name of the context features' own set;"
+                " give it another name"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
         if self.heads.kind == "sngp" and self.mix.merge.per_task:
@@ -61,3 +68,11 @@ class LfmConfig:
     def table_sets(self) -> dict[str, TableSet]:
         """The sets by name."""
         return self.sets or {"main": TableSet()}
+
+    @property
+    def context_set(self) -> str:
+        """The set of context features that shift the logit, which all tasks train.
+
+        One of their own beside several others, or what a task may train would not hold for it.
+        """
+        return next(iter(self.table_sets)) if len(self.table_sets) == 1 else CONTEXT_SET

@@ -85,12 +85,13 @@ class IsomorphicModule(nn.Module):
 
 
 def module_weights(model: nn.Module) -> dict[str, str]:
-    """Return downstream name -> upstream name of every tensor the module takes over."""
+    """Return downstream name -> upstream name of every tensor the module takes over.
+
+    Buffers too: a spectral bound's vectors belong to the weight that they bound.
+    """
     taken = ("module.mix.", "module.heads.")
     return {
-        name: name.removeprefix("module.")
-        for name, _ in model.named_parameters()
-        if name.startswith(taken)
+        name: name.removeprefix("module.") for name in model.state_dict() if name.startswith(taken)
     }
 
 
@@ -113,8 +114,8 @@ class Downstream(nn.Module):
         rep_dims: Mapping[str, int],
         upstream: LfmConfig | None,
     ) -> None:
-        super().__init__()
         """``tasks``: upstream indices of the tasks, in the order of the logits."""
+        super().__init__()
         features = config.features or tuple(schema.features)
         check_features(schema, features, setting="model.features")
         check_codes(schema, config.fields)

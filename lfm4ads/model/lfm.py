@@ -14,12 +14,12 @@ from lfm4ads.core.ranks import Array
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.config import LfmConfig
-from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables, kept
+from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables, shifting
 from lfm4ads.nn.fields import FieldEncoder, check_codes
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.pairs import check_pairs
 from lfm4ads.nn.sngp import SngpHeads
-from lfm4ads.nn.tables import check_features
+from lfm4ads.nn.tables import Looked, check_features
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Lfm(nn.Module):
         encoders = build_encoders(schema, config, tables=self.tables)
         self.users, self.items = nn.ModuleDict(encoders.users), nn.ModuleDict(encoders.items)
         self.pairs = nn.ModuleDict(encoders.pairs)
+        self._pair_dropout = config.pairs.dropout
         self.mix = build_mix(
             schema, config, layouts=encoders.layouts, domains=schema.domains, tasks=schema.tasks
         )
@@ -66,13 +67,13 @@ class Lfm(nn.Module):
             if config.heads.joint
             else None
         )
-        context = kept(schema.select(side="context"), config) if config.context == "logit" else []
+        context = shifting(schema, config)
         self.context_fields = (
             FieldEncoder(
                 schema,
                 context,
                 tables=self.tables,
-                table_set=next(iter(config.table_sets)),
+                table_set=config.context_set,
                 config=config.fields,
             )
             if context
@@ -87,15 +88,22 @@ class Lfm(nn.Module):
         looked = self.tables(batch.sparse)
         ur_BU = torch.cat([one(looked, batch) for one in self.users.values()], dim=1)
         ir_BU = torch.cat([one(looked, batch) for one in self.items.values()], dim=1)
-        pair_BP = None
-        if self.pairs:
-            pair_BP = torch.cat([one(looked, batch) for one in self.pairs.values()], dim=1)
+        pair_BP = self._pair_fields(looked, batch) if self.pairs else None
         mixed = self.mix(ur_BU, ir_BU, batch.domain, pair_BP)
         logits_BT = self.heads(mixed.top, batch.scenario)
         if self.context_fields is not None and self.context_head is not None:
             logits_BT = logits_BT + self.context_head(self.context_fields(looked, batch))
         base_BT = self.base_heads(mixed.top, batch.scenario) if self.base_heads else None
         return LfmOutput(logits_BT, ur_BU, ir_BU, mixed.layers, mixed.weights, base_BT)
+
+    def _pair_fields(self, looked: Looked, batch: Batch) -> Tensor:
+        """Return the pair fields (B, P) of all sets; in training some rows are zeros."""
+        pair_BP = torch.cat([one(looked, batch) for one in self.pairs.values()], dim=1)
+        if self.training and self._pair_dropout:
+            # One draw for all sets, since downstream none of them has any.
+            keep_B1 = torch.rand(len(pair_BP), 1, device=pair_BP.device) >= self._pair_dropout
+            pair_BP = pair_BP * keep_B1
+        return pair_BP
 
     @property
     def observes(self) -> bool:

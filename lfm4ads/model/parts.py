@@ -43,14 +43,18 @@ class SideEncoder(nn.Module):
 
 def build_tables(schema: Schema, config: LfmConfig) -> Tables:
     """Return every table set, on the meta device."""
-    features = set(kept(list(schema.features), config))
-    features |= {
-        name for one in config.pairs.interests.values() for name in (*one.behaviours, *one.targets)
-    }
+    features = kept(list(schema.features), config)
+    apart: dict[str, list[str]] = {}
+    if config.context_set not in config.table_sets:
+        apart[config.context_set] = shifting(schema, config)
+        features = [name for name in features if name not in apart[config.context_set]]
+    for one in config.pairs.interests.values():
+        features += [*one.behaviours, *one.targets]
     return Tables(
         schema,
-        [name for name in schema.features if name in features],
+        features,
         sets=config.table_sets,
+        apart=apart,
         unpooled=pooled_apart(schema, config.pairs),
     )
 
@@ -145,6 +149,11 @@ def build_heads(
                 features=config.heads.features,
                 decay=config.heads.decay,
             )
+
+
+def shifting(schema: Schema, config: LfmConfig) -> list[str]:
+    """Return the context features that shift the logit."""
+    return kept(schema.select(side="context"), config) if config.context == "logit" else []
 
 
 def kept(features: list[str], config: LfmConfig) -> list[str]:

@@ -79,7 +79,7 @@ def plan_access(
                     f"model.{setting} names task {task}; the tasks are {', '.join(tasks)}",
                     everywhere=True,
                 )
-            for name in set(names) - sets:
+            for name in sorted(set(names) - sets):
                 raise UserError(
                     f"model.{setting}.{task} names {name}, which no expert reads; the sets are"
                     f" {', '.join(sorted(sets))}",
@@ -94,9 +94,9 @@ def plan_access(
     for task in streams:
         seen = set(reads.get(task, sets))
         trained = set(trains.get(task, seen))
-        if not seen or not trained <= seen:
+        if not trained or not trained <= seen:
             raise UserError(
-                f"task {task} must read at least one table set, and trains only sets that it reads",
+                f"task {task} must train at least one table set, and only sets that it reads",
                 everywhere=True,
             )
         rows_reads.append([one.tables in seen for one in experts.values()])

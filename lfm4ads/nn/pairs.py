@@ -72,7 +72,7 @@ class PairConfig:
 
 
 def check_pairs(schema: Schema, config: PairConfig) -> None:
-    """Refuse names that are not there, of another kind or side, or of another table.
+    """Refuse names that are not there, of another kind or of another table.
 
     Raises:
         UserError: on every rank.
@@ -154,7 +154,6 @@ class PairFields(nn.Module):
         self, schema: Schema, *, tables: Tables, table_set: str, config: PairConfig
     ) -> None:
         super().__init__()
-        self._dropout = config.dropout
         self._interests = dict(config.interests)
         self._similarities = dict(config.similarities)
         self._spans = vector_spans(schema)
@@ -185,17 +184,13 @@ class PairFields(nn.Module):
         self.width = sum(self.dims)
 
     def forward(self, looked: Looked, batch: Batch) -> Tensor:
-        """Return (B, width); in training some rows come as zeros."""
+        """Return (B, width)."""
         lengths_FB = batch.sparse.lengths().view(len(self._sparse), -1)
         parts = [self._interest(name, looked, batch, lengths_FB) for name in self._interests]
         for name, pair in self._similarities.items():
             sides = [batch.vectors[:, slice(*self._spans[one])] for one in (pair.user, pair.item)]
             parts.append(self.similarity[name](*sides))
-        x_BW = torch.cat(parts, dim=1)
-        if self.training and self._dropout:
-            keep_B1 = torch.rand(len(x_BW), 1, device=x_BW.device) >= self._dropout
-            x_BW = x_BW * keep_B1
-        return x_BW
+        return torch.cat(parts, dim=1)
 
     def _interest(self, name: str, looked: Looked, batch: Batch, lengths_FB: Tensor) -> Tensor:
         one, longest = self._interests[name], self._longest[name]

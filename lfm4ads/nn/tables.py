@@ -58,19 +58,21 @@ class Tables(nn.Module):
         features: Sequence[str],
         *,
         sets: Mapping[str, TableSet],
+        apart: Mapping[str, Sequence[str]] | None = None,
         unpooled: Collection[str] = (),
     ) -> None:
+        """``apart``: further sets, of the schema's widths, with the features each has."""
         super().__init__()
-        used: dict[str, list[str]] = {}
-        for name in schema.select(sparse=True):
-            if name in set(features):
-                used.setdefault(schema.features[name].table, []).append(name)
-        self._table = {name: table for table, names in used.items() for name in names}
-        self._unpooled = set(unpooled) & set(used)
+        used = {
+            (set_name, table): names
+            for set_name, chosen in {**dict.fromkeys(sets, features), **(apart or {})}.items()
+            for table, names in _by_table(schema, chosen).items()
+        }
+        self._table = {name: table for (_, table), names in used.items() for name in names}
+        self._unpooled = set(unpooled) & set(self._table.values())
         self._dims = {
-            (set_name, table): one.dim or schema.tables[table].dim
-            for set_name, one in sets.items()
-            for table in used
+            (set_name, table): sets.get(set_name, TableSet()).dim or schema.tables[table].dim
+            for set_name, table in used
         }
         bags: list[EmbeddingBagConfig] = []
         rows: dict[str, list[EmbeddingConfig]] = {}
@@ -79,7 +81,7 @@ class Tables(nn.Module):
                 "name": _name(set_name, table),
                 "embedding_dim": dim,
                 "num_embeddings": schema.tables[table].rows,
-                "feature_names": used[table],
+                "feature_names": used[set_name, table],
             }
             if table in self._unpooled:
                 rows.setdefault(f"dim_{dim}", []).append(EmbeddingConfig(**words))
@@ -92,6 +94,7 @@ class Tables(nn.Module):
         )
         self._pooled_keys = _keys(bags)
         self._row_keys = {name: _keys(tables) for name, tables in rows.items()}
+        self._last: Looked | None = None
 
     def key(self, feature: str, *, table_set: str) -> str:
         """Return the name under which a feature's rows of one set are found in ``Looked``."""
@@ -108,11 +111,30 @@ class Tables(nn.Module):
 
     def forward(self, sparse: KeyedJaggedTensor) -> Looked:
         """Look up every feature in every set."""
+        self._last = None  # the former batch's rows make room first
         rows: dict[str, Tensor] = {}
         for name, collection in self.rows.items():
             found = collection(sparse)
             rows |= {key: found[own].values() for key, own in self._row_keys[name].items()}
-        return Looked(self.bags(sparse) if self.bags is not None else None, rows)
+        self._last = Looked(self.bags(sparse) if self.bags is not None else None, rows)
+        return self._last
+
+    def broken(self) -> tuple[str, str] | None:
+        """Return a feature whose last lookup is not finite, and the table; None if all are finite.
+
+        What was looked up is asked and not the tables: their rows may live on other ranks.
+        """
+        if self._last is None:
+            return None
+        found = dict(self._last.rows)
+        if self._last.pooled is not None:
+            pooled = self._last.pooled
+            found |= {key: pooled[own] for key, own in self._pooled_keys.items()}
+        for key, values in found.items():
+            if not torch.isfinite(values).all():
+                feature, _, table = key.partition("@")
+                return feature, table
+        return None
 
 
 def check_features(schema: Schema, names: Sequence[str], *, setting: str) -> None:
@@ -124,6 +146,14 @@ def check_features(schema: Schema, names: Sequence[str], *, setting: str) -> Non
             f" its features are {', '.join(schema.features)}",
             everywhere=True,
         )
+
+
+def _by_table(schema: Schema, features: Collection[str]) -> dict[str, list[str]]:
+    used: dict[str, list[str]] = {}
+    for name in schema.select(sparse=True):
+        if name in features:
+            used.setdefault(schema.features[name].table, []).append(name)
+    return used
 
 
 def _keys(tables: Sequence[EmbeddingBagConfig] | Sequence[EmbeddingConfig]) -> dict[str, str]:

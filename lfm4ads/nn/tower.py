@@ -25,7 +25,11 @@ class TowerConfig:
     def __post_init__(self) -> None:
         if self.rep_dim < 0 or self.token_dim < 0:
             raise ValueError("tower.rep_dim and tower.token_dim must not be negative")
-        if self.rep_dim and self.token_dim and self.rep_dim % self.token_dim:
+        if self.token_dim and not self.rep_dim:
+            raise ValueError(
+                "tower.token_dim cuts a representation; it needs tower.rep_dim above 0"
+            )
+        if self.token_dim and self.rep_dim % self.token_dim:
             raise ValueError(
                 f"tower.rep_dim must be a multiple of tower.token_dim, got {self.rep_dim} and"
                 f" {self.token_dim}"

@@ -13,7 +13,7 @@ from lfm4ads.shard.state import load_tensors
 def transplant_module(model: Downstream, checkpoint: Path, *, ranks: Ranks) -> None:
     """Start the isomorphic module of ``model``, not yet sharded, from an upstream checkpoint."""
     names = module_weights(model)
-    own = dict(model.named_parameters())
+    own = model.state_dict()
     targets = {source: torch.empty_like(own[name]) for name, source in names.items()}
     load_tensors(checkpoint, targets, ranks=ranks)
     with torch.no_grad():
