@@ -25,7 +25,8 @@ class OptimConfig:
     clip_norm: float = 10.0
     """Largest norm of the dense gradient; 0 does not clip."""
     sparse_clip: float = 0.0
-    """Largest absolute value of a table's gradient; 0 does not clip."""
+    """Largest absolute value of the gradient of one lookup (a row's bag, or id by id), before it is
+    summed over rows; 0 does not clip. Tables placed data_parallel cannot have it."""
     dense_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sparse_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
@@ -69,7 +70,6 @@ class TableOptimizer(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[Tensor], *, config: OptimConfig) -> None:
         super().__init__(list(parameters), {"lr": config.sparse_lr})
         self._kind = config.sparse_kind
-        self._clip = config.sparse_clip
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride] - torch's, less its closures
@@ -77,9 +77,7 @@ class TableOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    limit = self._clip or float("inf")
-                    gradient = table.grad.clamp(-limit, limit)
-                    self._update(table, gradient=gradient, lr=group["lr"])
+                    self._update(table, gradient=table.grad, lr=group["lr"])
 
     def _update(self, table: Tensor, *, gradient: Tensor, lr: float) -> None:
         if self._kind == "sgd":

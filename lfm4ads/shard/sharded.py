@@ -14,6 +14,7 @@ from torchrec.distributed.types import ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.shard.initialise import fill_rows
 from lfm4ads.shard.optim import OptimConfig, TableOptimizer, fused_params
@@ -181,6 +182,7 @@ def _dense_optimizers(
         if not parameter.requires_grad:
             continue
         if name in tables:
+            _refuse_clip(config, name)
             replicated.append(parameter)
             continue
         scales = [scale for prefix, scale in lr_scales.items() if name.startswith(prefix)]
@@ -190,3 +192,13 @@ def _dense_optimizers(
     ]
     adam = torch.optim.AdamW(groups, lr=config.dense_lr, weight_decay=config.weight_decay)
     return [adam, *([TableOptimizer(replicated, config=config)] if replicated else [])]
+
+
+def _refuse_clip(config: OptimConfig, table: str) -> None:
+    """A data_parallel table has a gradient summed over rows alone, and another clip would be it."""
+    if config.sparse_clip:
+        raise UserError(
+            f"shard.optim.sparse_clip is {config.sparse_clip}, but table {table.split('.')[-2]} is"
+            " placed data_parallel, where lookups cannot be clipped; place it table_wise",
+            everywhere=True,
+        )

@@ -59,8 +59,9 @@ def formula_steps(config, first, steps):
     for step in range(steps):
         gradient = np.zeros((ROWS, DIM))
         for bag, factor in zip(bags(step), factors(step).double().numpy(), strict=True):
+            limit = config.sparse_clip or np.inf
             for value in bag:
-                gradient[value] += factor
+                gradient[value] += np.clip(factor, -limit, limit)
         for row in range(ROWS):
             squared = gradient[row] ** 2
             if config.sparse_kind == "rowwise_adagrad":
@@ -89,8 +90,30 @@ def test_a_table_without_a_gradient_stays():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dense_lr": 0.0}, {"sparse_lr": -1.0}, {"weight_decay": -0.1}, {"clip_norm": -1.0}]
+    "wrong",
+    [
+        {"dense_lr": 0.0},
+        {"sparse_lr": -1.0},
+        {"weight_decay": -0.1},
+        {"clip_norm": -1.0},
+        {"sparse_clip": -1.0},
+    ],
 )
 def test_impossible_rates_are_refused(wrong):
     with pytest.raises(ValueError, match=f"optim.*{next(iter(wrong))}"):
         OptimConfig(**wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_kernels_clip_the_gradient_of_each_lookup_before_rows_are_summed(kind):
+    torch.manual_seed(0)
+    config = OptimConfig(sparse_kind=kind, sparse_lr=0.1, sparse_clip=0.3)
+    first = torch.randn(ROWS, DIM)
+    wanted = formula_steps(config, first, 10)
+    torch.testing.assert_close(fused_steps(config, first, 10), wanted, rtol=1e-5, atol=1e-6)
+    free = formula_steps(OptimConfig(sparse_kind=kind, sparse_lr=0.1), first, 10)
+    assert (wanted - free).abs().max() > 0.05, "the clip must bite"
+
+
+def test_without_a_clip_the_kernels_get_the_words_they_always_got():
+    assert fused_params(OptimConfig()).keys() == {"optimizer", "learning_rate", "eps"}
