@@ -22,15 +22,10 @@ def tiny(tmp_path_factory):
     return open_dataset(write_tiny(tmp_path_factory.mktemp("reader"), rows=ROWS), one_rank())
 
 
-def reader_of(dataset, *, rank=0, world=1, seed=5, final_labels=True, **config):
-    settings = {"batch_size": 32, "lanes": 4, "window_rows": 24, **config}
-    return Reader(
-        dataset,
-        config=ReaderConfig(**settings),
-        ranks=one_rank(rank, world),
-        seed=seed,
-        final_labels=final_labels,
-    )
+def reader_of(dataset, *, rank=0, world=1, seed=5, final_labels=True, wait_days=None, **config):
+    settings = ReaderConfig(**{"batch_size": 32, "lanes": 4, "window_rows": 24, **config})
+    labels = {"final_labels": final_labels, "wait_days": wait_days}
+    return Reader(dataset, config=settings, ranks=one_rank(rank, world), seed=seed, **labels)
 
 
 def days_of(dataset, world, *, day=DAY, **options):

@@ -8,7 +8,7 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import open_dataset
 from tests.unit.data.expected import expected_row, records_of
 from tests.unit.data.states import one_rank
-from tests.unit.data.test_reader import DAY, ROWS, days_of, flat, rows_of
+from tests.unit.data.test_reader import DAY, ROWS, days_of, flat, reader_of, rows_of
 from tests.worlds import tiny_table, with_column, write_table, write_tiny
 
 
@@ -92,6 +92,48 @@ def test_training_sees_only_what_had_happened_when_the_day_closed(tiny):
         assert final[one["row_id"]] == happened
         assert early[one["row_id"]] == by_then
     assert 0 < sum(early.values()) < sum(final.values())
+
+
+def test_a_waiting_task_sees_what_had_happened_so_many_days_later_and_no_more(tmp_path):
+    """Three days: the wait of the first day ends with the second, or where the last log ends."""
+    dataset = open_dataset(write_tiny(tmp_path, days=3, rows=ROWS), one_rank())
+    column = list(dataset.schema.tasks).index("conversion")
+    sums = {}
+    for wait in (0, 1, 2, 3):
+        reader = reader_of(
+            dataset, final_labels=False, wait_days={"conversion": wait} if wait else None
+        )
+        found = {}
+        for batch in reader.day(DAY):
+            found |= dict(
+                zip(rows_of(batch), batch.labels[batch.valid, column].tolist(), strict=True)
+            )
+        day_ends = dataset.end_of_day(DAY) + wait * 86_400_000
+        closed = dataset.end_of_day(min(DAY + wait, DAY + 2))
+        for one in records_of(dataset, DAY):
+            happened = one["time_ms"] + (one["conversion_delay_ms"] or 0)
+            known = one["conversion"] == 1 and happened <= min(day_ends, closed)
+            assert found[one["row_id"]] == known, (wait, one["row_id"])
+        sums[wait] = sum(found.values())
+    # Delays are up to two days: each day of waiting brings conversions, a third has none to bring.
+    assert 0 < sums[0] < sums[1] < sums[2]
+    assert sums[2] == sums[3]
+
+
+def test_other_tasks_do_not_wait_with_it(tiny):
+    plain, waiting = (
+        flat(days_of(tiny, 1, final_labels=False, wait_days=wait))
+        for wait in (None, {"conversion": 1})
+    )
+    column = list(tiny.schema.tasks).index("conversion")
+    moved = 0
+    for one, other in zip(plain, waiting, strict=True):
+        assert torch.equal(one.masks, other.masks)
+        differ = (one.labels != other.labels).any(dim=0)
+        moved += int(differ[column])
+        differ[column] = False
+        assert not differ.any()
+    assert moved > 0
 
 
 def test_large_ids_reach_the_batch_exactly(tmp_path):

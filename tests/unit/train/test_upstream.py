@@ -1,22 +1,48 @@
 """The list of work of an upstream run."""
 
 import pytest
+import yaml
 
+from lfm4ads.core.config import parse_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.index import Dataset, RowGroup
+from lfm4ads.data.schema import Schema
 from lfm4ads.train.upstream import DaysConfig, Item, plan_work
+from tests.worlds import SCHEMA
 
 DAYS = (20260130, 20260131, 20260201, 20260203, 20260204)
+SOON = ("click", "long_view")
+
+
+def dataset_of(path, *, second_wait=False, only_waiting=False):
+    """Return a dataset of the tiny schema: conversion takes time, and order if asked for."""
+    words = yaml.safe_load(SCHEMA)
+    waiting = words["tasks"]["conversion"]
+    if second_wait:
+        words["tasks"]["order"] = waiting
+    if only_waiting:
+        words["tasks"] = {"conversion": waiting}
+    group = RowGroup(file="a.parquet", index=0, rows=1, last_time=0)
+    schema = parse_config(Schema, yaml.safe_dump(words))
+    return Dataset(path=path, schema=schema, days=dict.fromkeys(DAYS, (group,)))
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    group = RowGroup(file="a.parquet", index=0, rows=1, last_time=0)
-    return Dataset(path=tmp_path, schema=None, days=dict.fromkeys(DAYS, (group,)))
+    return dataset_of(tmp_path)
 
 
 def words(work):
     return [f"{item.kind} {item.day} {item.epoch}" for item in work.items]
+
+
+def trained(work):
+    """Return (kind, last digits of the day, tasks) of what trains and of what keeps the result."""
+    return [
+        (item.kind, item.day % 10000, item.tasks)
+        for item in work.items
+        if item.kind in ("train", "late", "settle", "keep")
+    ]
 
 
 def test_one_pass_needs_no_validation(dataset):
@@ -100,3 +126,107 @@ def test_impossible_days_are_refused():
     for wrong in ({"max_epochs": 0}, {"valid_days": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* at least 1"):
             DaysConfig(first=1, base_last=1, last=1, **wrong)
+
+
+def test_a_waiting_task_is_trained_on_a_days_rows_so_many_days_later(dataset):
+    config = DaysConfig(
+        first=20260130, base_last=20260201, last=20260204, wait_days={"conversion": 2}
+    )
+    assert trained(plan_work(config, dataset)) == [
+        # Of the base only the first day's wait is over when the base ends.
+        ("train", 130, None),
+        ("train", 131, SOON),
+        ("train", 201, SOON),
+        ("settle", 201, None),
+        ("train", 203, SOON),
+        ("late", 131, ("conversion",)),
+        ("keep", 203, None),
+        ("train", 204, SOON),
+        ("late", 201, ("conversion",)),
+        ("keep", 204, None),
+    ]
+
+
+def test_waits_end_in_the_order_of_the_days_and_every_task_is_trained_on_every_day_once(tmp_path):
+    waits = {"conversion": 1, "order": 3}
+    config = DaysConfig(first=20260130, base_last=20260130, last=20260204, wait_days=waits)
+    work = plan_work(config, dataset_of(tmp_path, second_wait=True))
+    assert [one for one in trained(work) if one[0] == "late"] == [
+        ("late", 130, ("conversion",)),
+        ("late", 131, ("conversion",)),
+        ("late", 130, ("order",)),
+        ("late", 201, ("conversion",)),
+        ("late", 131, ("order",)),
+        ("late", 203, ("conversion",)),
+    ]
+    seen = [
+        (task, item.day)
+        for item in work.items
+        if item.kind in ("train", "late")
+        for task in item.tasks or (*SOON, "conversion", "order")
+    ]
+    assert len(seen) == len(set(seen))
+    for place, day in enumerate(DAYS):
+        for task, wait in {**dict.fromkeys(SOON, 0), **waits}.items():
+            assert ((task, day) in seen) == (place + wait < len(DAYS)), (task, day)
+
+
+def test_a_base_of_several_passes_leaves_the_waits_to_the_days_after_it(dataset):
+    config = DaysConfig(
+        first=20260130,
+        base_last=20260131,
+        last=20260203,
+        max_epochs=2,
+        wait_days={"conversion": 1},
+    )
+    items = plan_work(config, dataset).items
+    base = [(item.day % 10000, item.epoch, item.tasks) for item in items if item.kind == "train"]
+    assert base[:4] == [(130, 0, None), (131, 0, SOON), (130, 1, None), (131, 1, SOON)]
+    late = [item.day for item in items if item.kind == "late"]
+    assert late == [20260131, 20260201]
+
+
+def test_a_day_with_nothing_to_train_is_only_scored_and_kept(tmp_path):
+    config = DaysConfig(
+        first=20260130, base_last=20260131, last=20260201, wait_days={"conversion": 1}
+    )
+    items = plan_work(config, dataset_of(tmp_path, only_waiting=True)).items
+    assert [(item.kind, item.day % 10000) for item in items] == [
+        ("train", 130),
+        ("settle", 131),
+        ("score", 201),
+        ("late", 131),
+        ("keep", 201),
+    ]
+
+
+def test_a_frozen_run_only_scores_what_comes_after_its_base(dataset):
+    config = DaysConfig(
+        first=20260130,
+        base_last=20260131,
+        last=20260204,
+        frozen=True,
+        wait_days={"conversion": 1},
+    )
+    assert words(plan_work(config, dataset)) == [
+        "train 20260130 0",
+        "train 20260131 0",
+        "settle 20260131 0",
+        "score 20260201 0",
+        "score 20260203 0",
+        "score 20260204 0",
+    ]
+
+
+@pytest.mark.parametrize("task", ["click", "buy"])
+def test_only_tasks_whose_label_takes_time_wait(dataset, task):
+    config = DaysConfig(first=20260130, base_last=20260131, last=20260204, wait_days={task: 1})
+    wanted = f"days.wait_days names {task}; tasks whose label takes time are conversion"
+    with pytest.raises(UserError) as caught:
+        plan_work(config, dataset)
+    assert (str(caught.value), caught.value.everywhere) == (wanted, True)
+
+
+def test_a_wait_of_no_day_is_refused():
+    with pytest.raises(ValueError, match="wait_days.conversion must be at least 1, got 0"):
+        DaysConfig(first=1, base_last=1, last=1, wait_days={"conversion": 0})
