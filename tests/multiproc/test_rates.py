@@ -1,4 +1,4 @@
-"""Learning rates that move reach every optimiser: of fused tables, replicated ones, dense groups."""
+"""Learning rates that move reach fused tables, replicated ones and dense groups."""
 
 from dataclasses import replace
 

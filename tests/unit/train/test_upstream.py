@@ -228,5 +228,5 @@ def test_only_tasks_whose_label_takes_time_wait(dataset, task):
 
 
 def test_a_wait_of_no_day_is_refused():
-    with pytest.raises(ValueError, match="wait_days.conversion must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"wait_days\.conversion must be at least 1, got 0"):
         DaysConfig(first=1, base_last=1, last=1, wait_days={"conversion": 0})
