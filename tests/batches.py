@@ -89,10 +89,11 @@ def change_side(batch: Batch, side: str, schema) -> Batch:
     lists, ages = lists_of(batch.sparse), dict(batch.ages)
     for name in schema.select(side=side, sparse=True):
         rows = schema.tables[schema.features[name].table].rows
-        lists[name] = [[(value + 7) % rows for value in [*row, 3]] for row in lists[name]]
+        kept = slice(-schema.features[name].max_length, None)  # the reader keeps the last ids
+        lists[name] = [[(value + 7) % rows for value in [*row, 3][kept]] for row in lists[name]]
         if name in ages:
-            last = torch.zeros(1)
-            ages[name] = torch.cat([torch.cat([one + 60, last]) for one in ages_of(batch)[name]])
+            moved = [torch.cat([one + 60, torch.zeros(1)])[kept] for one in ages_of(batch)[name]]
+            ages[name] = torch.cat(moved)
     numbers = _changed(batch.numbers, side, dict.fromkeys(schema.select(kind="number"), 1), schema)
     vectors = _changed(
         batch.vectors,

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from lfm4ads.model.downstream import Downstream, DownstreamConfig, module_weights
-from lfm4ads.model.lfm import Lfm, LfmConfig
+from lfm4ads.nn.fields import FieldConfig, VectorConfig
+from lfm4ads.nn.numbers import NumberConfig
 from lfm4ads.train.losses import masked_bce
 from tests.batches import pad, take
-from tests.plain import unshard
+from tests.plain import tables_of, unshard
+from tests.unit.model import shapes
+from tests.unit.model.shapes import SHAPES, run, stir
 
-UPSTREAM = LfmConfig(rep_dim=12, tower_hidden=(24,), cross_layers=2, mlp=(20, 10))
 DIMS = {"user.ur": 12, "user.cr_ads": 10, "item.ir": 12}
 WANTED = {
     "vanilla": {},
@@ -21,21 +23,19 @@ ARMS = list(WANTED)
 CONFIG = DownstreamConfig(mlp=(16, 8), adapter_hidden=20)
 
 
-def build(schema, arm, *, config=CONFIG, tasks=3):
+def build(schema, arm, *, config=CONFIG, tasks=(0, 1, 2), shape="default"):
     """A model whose dense parameters and rows come from the same seeds for every arm."""
     torch.manual_seed(4)  # no row whose last hidden layer is all off
     model = Downstream(
-        schema, config, arm=arm, tasks=tasks, rep_dims=WANTED[arm], upstream=UPSTREAM
+        schema,
+        config,
+        arm=arm,
+        tasks=tasks,
+        domain="ads",
+        rep_dims=WANTED[arm],
+        upstream=SHAPES[shape],
     )
     return unshard(model, seed=5)
-
-
-def stir(model):
-    """Move every parameter off its start, so that zero first values hide nothing."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.fixture
@@ -77,36 +77,41 @@ def test_arms_share_first_values_of_what_they_share(schema):
     assert all(torch.equal(plain[name], other[name]) for name in tables)
 
 
-def test_module_with_copied_weights_is_the_upstream_without_its_context(schema, ads):
-    torch.manual_seed(1)
-    upstream = stir(unshard(Lfm(schema, UPSTREAM), seed=9)).eval()
-    model = build(schema, "module")
-    names = module_weights(domain="ads", cross_layers=2, mlp_layers=2)
-    own = dict(model.named_parameters())
-    source = dict(upstream.named_parameters())
+@pytest.mark.parametrize("tasks", [(0, 1, 2), (2, 0)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_module_with_copied_weights_is_the_upstream_without_context_and_pair_fields(
+    schema, ads, shape, tasks
+):
+    upstream = stir(shapes.build(schema, SHAPES[shape], ads, seed=9))
+    model = build(schema, "module", shape=shape, tasks=tasks)
+    own, source = model.state_dict(), upstream.state_dict()
     with torch.no_grad():
-        for name, other in names.items():
+        for name, other in module_weights(model).items():
             own[name].copy_(source[other])
         for parameter in model.heads.parameters():
             parameter.zero_()
         out = upstream(ads)
-        wanted = upstream.heads(out.layers["mlp_2"], ads.scenario)
+        top = upstream.mix(out.ur, out.ir, ads.domain).top
+        wanted = upstream.heads(top, ads.scenario)[:, tasks]
     for name, rep in (("user.ur", out.ur), ("item.ir", out.ir)):
         ads.reps[name], ads.present[name] = rep, torch.ones(len(ads))
     assert torch.equal(score(model, ads), wanted)
-    assert wanted.std() > 0.01
+    assert wanted.std(dim=0).min() > 0.001
+    if not upstream.pairs and upstream.context_fields is None:
+        assert torch.equal(wanted, out.logits[:, tasks])
 
 
-def test_every_tensor_of_the_module_is_copied_but_the_defaults(schema):
-    names = module_weights(domain="ads", cross_layers=2, mlp_layers=2)
-    model, upstream = build(schema, "module"), Lfm(schema, UPSTREAM)
-    own = {name for name, _ in model.named_parameters() if name.startswith("module.")}
-    assert own - set(names) == {"module.default_ur", "module.default_ir"}
-    assert set(names) <= own
-    source = dict(upstream.named_parameters())
-    shapes = dict(model.named_parameters())
-    assert all(shapes[name].shape == source[other].shape for name, other in names.items())
-    assert not any("content" in other for other in names.values())
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tensor_of_the_module_is_copied_but_the_defaults(schema, ads, shape):
+    model = build(schema, "module", shape=shape)
+    own, source = model.state_dict(), shapes.build(schema, SHAPES[shape], ads).state_dict()
+    names = module_weights(model)
+    of_module = {name for name in own if name.startswith("module.")}
+    assert of_module - set(names) == {"module.default_ur", "module.default_ir"}
+    assert set(names) <= of_module
+    assert all(own[name].shape == source[other].shape for name, other in names.items())
+    wanted = {name for name in source if name.startswith(("mix.", "heads."))}
+    assert set(names.values()) == {name for name in wanted if ".content." not in name}
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -187,8 +192,8 @@ def test_padding_changes_no_score(schema, ads):
 
 def test_features_can_be_left_out(schema, fed):
     config = DownstreamConfig(features=("item_id", "hour", "price"), mlp=(8,))
-    model = build(schema, "adapter", config=config, tasks=1)
-    assert set(model.tables.embedding_bags) == {"item", "tag"}
+    model = build(schema, "adapter", config=config, tasks=(2,))
+    assert set(tables_of(model)) == {"item", "tag"}
     assert model.fields.width == 8 + 8 + 8
     assert score(model, fed).shape == (64, 1)
 
@@ -196,5 +201,10 @@ def test_features_can_be_left_out(schema, fed):
 def test_impossible_configs_are_refused(schema):
     with pytest.raises(ValueError, match=r"model\.mlp needs at least one layer"):
         DownstreamConfig(mlp=())
-    with pytest.raises(ValueError, match=r"model\.features names colour, which the schema"):
-        build(schema, "vanilla", config=DownstreamConfig(features=("age", "colour")))
+    codes = FieldConfig(vector=VectorConfig(codes={"price": 4}))
+    for config, sentence in (
+        (DownstreamConfig(features=("age", "colour")), r"model\.features names colour, which the"),
+        (DownstreamConfig(fields=codes), r"vector\.codes names price, which is no vector feature"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            build(schema, "vanilla", config=config)

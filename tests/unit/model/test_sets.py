@@ -1,0 +1,341 @@
+"""Several table sets: what each task reads, and what its loss trains.
+
+Multi-embedding, heterogeneous mixture of experts, STEM and STEM-AL are shapes of one model; AUC
+cannot tell them apart, gradients can (checks of the paper's notes).
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lfm4ads.model.config import LfmConfig
+from lfm4ads.nn.tables import TableSet
+from lfm4ads.shard.optim import OptimConfig
+from lfm4ads.train.losses import masked_bce
+from tests.plain import PlainTrainer
+from tests.unit.model.shapes import PAIRS, TOWER, build, expert, mix, run, stir
+
+TASKS = ("click", "long_view", "conversion")
+SETS = (*TASKS, "shared")
+STEM = LfmConfig(
+    tower=TOWER,
+    sets=dict.fromkeys(SETS, TableSet()),
+    mix=mix("gate", per_task=True, **{one: expert(tables=one, layers=1) for one in SETS}),
+    trains={task: [task, "shared"] for task in TASKS},
+)
+AUXILIARY = replace(
+    STEM,
+    sets=dict.fromkeys(("own", "aux"), TableSet()),
+    mix=mix("gate", per_task=True, own=expert(tables="own"), aux=expert("flat", tables="aux")),
+    reads={"long_view": ["aux"]},
+    trains={"click": ["own"], "conversion": ["own"]},
+)
+"""STEM-AL: click and conversion are main tasks, long_view teaches them."""
+VARIANTS = {
+    "gate": STEM,
+    "pairs": replace(STEM, pairs=PAIRS),
+    "mean": replace(STEM, mix=replace(STEM.mix, merge=replace(STEM.mix.merge, kind="mean"))),
+    "learned": replace(STEM, mix=replace(STEM.mix, merge=replace(STEM.mix.merge, kind="learned"))),
+    "identity": replace(STEM, tower=replace(TOWER, rep_dim=0)),
+}
+
+
+def belongs(name, table_set):
+    """Whether a parameter is a table, an encoder or an expert of a set."""
+    parts = name.split(".")
+    return (
+        any(part.startswith(f"{table_set}/") for part in parts)
+        or (parts[0] in ("users", "items", "pairs") and parts[1] == table_set)
+        or (parts[:2] == ["mix", "interactions"] and parts[2] == table_set)
+        or ("experts" in parts and parts[parts.index("experts") + 1] == table_set)
+    )
+
+
+def gradients(model, batch, weights):
+    """Gradients of the weighted sum of the tasks' losses."""
+    model.zero_grad(set_to_none=True)
+    factors = torch.tensor(weights).expand(len(batch), -1)
+    masked_bce(model(batch).logits, batch, weights_BT=factors).backward()
+    return {
+        name: torch.zeros_like(one) if one.grad is None else one.grad.clone()
+        for name, one in model.named_parameters()
+    }
+
+
+def alone(task, *, weight=1.0):
+    return [weight * (one == task) for one in TASKS]
+
+
+def add_noise(model, table_set):
+    with torch.no_grad():
+        for name, weight in model.tables.named_parameters():
+            if f".{table_set}/" in name:
+                weight.add_(torch.randn_like(weight))
+
+
+def changed_tasks(model, batch, move):
+    before = run(model, batch).logits
+    move()
+    return {
+        task
+        for task, far in zip(TASKS, (run(model, batch).logits - before).abs().amax(0), strict=True)
+        if far > 1e-6
+    }
+
+
+@pytest.fixture(params=VARIANTS)
+def stem(request, schema, batch):
+    return stir(build(schema, VARIANTS[request.param], batch))
+
+
+def test_every_set_has_tables_of_its_own_and_all_its_parts_once(stem, schema):
+    sizes = {
+        one: sum(p.numel() for name, p in stem.named_parameters() if belongs(name, one))
+        for one in SETS
+    }
+    assert len(set(sizes.values())) == 1, sizes
+    tables = {name.split(".")[-2] for name, _ in stem.tables.named_parameters()}
+    assert tables == {
+        *(f"{one}/{table}" for one in SETS for table in schema.tables),
+        "context/tag",
+    }
+
+
+@pytest.mark.parametrize("table_set", SETS)
+def test_every_task_reads_every_set(stem, batch, table_set):
+    assert changed_tasks(stem, batch, lambda: add_noise(stem, table_set)) == set(TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_tasks_loss_trains_its_own_set_and_the_shared_one_alone(stem, schema, batch, task):
+    labelled = schema.tasks[task].domains or schema.domains
+    for name, gradient in gradients(stem, batch, alone(task)).items():
+        parts = name.split(".")
+        for place, other in enumerate(TASKS):
+            streams = {f"gates.{place}.", f"tops.{place}."}
+            if other != task and (belongs(name, other) or any(one in name for one in streams)):
+                assert torch.equal(gradient, torch.zeros_like(gradient)), name
+        if belongs(name, task) or belongs(name, "shared"):
+            assert gradient.any() == ("branches" not in parts or parts[2] in labelled), name
+
+
+@pytest.mark.parametrize("variant", ["gate", "mean", "learned"])
+def test_without_the_stop_gradient_every_loss_trains_every_set(schema, batch, variant):
+    """The negative control: trains equal to reads."""
+    model = stir(build(schema, replace(VARIANTS[variant], trains={}), batch))
+    for task in TASKS:
+        found = gradients(model, batch, alone(task))
+        for name, gradient in found.items():
+            if name.startswith(("tables.", "users.", "items.")):
+                assert gradient.abs().sum() > 0, (task, name)
+
+
+@torch.no_grad()
+def test_the_stop_gradient_of_a_gated_merge_changes_no_value_and_all_gradients(schema, batch):
+    """A gate's input is made of what its task trains, so the merge alone is told to let through."""
+    model = stir(build(schema, STEM, batch))
+    before = run(model, batch)
+    for branch in model.mix.branches.values():
+        branch.merge._stopped = False
+    after = run(model, batch)
+    assert torch.equal(before.logits, after.logits)
+    assert all(torch.equal(before.layers[name], after.layers[name]) for name in before.layers)
+    with torch.enable_grad():
+        found = gradients(model, batch, alone("click"))
+    tables = [name for name in found if name.startswith("tables.")]
+    assert all(found[name].any() for name in tables)
+
+
+@pytest.mark.parametrize("variant", ["mean", "learned"])
+def test_the_stop_gradient_changes_no_value(schema, batch, variant):
+    config = VARIANTS[variant]
+    one = stir(build(schema, config, batch))
+    other = build(schema, replace(config, trains={}), batch)
+    other.load_state_dict(one.state_dict())
+    one, other = run(one, batch), run(other, batch)
+    assert torch.equal(one.logits, other.logits)
+    assert all(torch.equal(one.layers[name], other.layers[name]) for name in one.layers)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_joint_loss_gives_a_tasks_set_the_gradient_of_its_own_loss(stem, batch, task):
+    """The strongest single test of all-forward, task-specific backward."""
+    joint, own = gradients(stem, batch, [1.0] * 3), gradients(stem, batch, alone(task))
+    double = gradients(stem, batch, [1.0 + (one == task) for one in TASKS])
+    for name, gradient in joint.items():
+        if belongs(name, task):
+            torch.testing.assert_close(gradient, own[name], rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(double[name], 2 * gradient, rtol=1e-6, atol=1e-7)
+        elif any(belongs(name, other) for other in TASKS):
+            torch.testing.assert_close(double[name], gradient, rtol=1e-6, atol=1e-7)
+    shared = [name for name in joint if name.startswith("tables.") and belongs(name, "shared")]
+    assert all((joint[name] - own[name]).abs().max() > 1e-4 for name in shared)
+
+
+def test_context_is_trained_by_every_task_and_in_no_tasks_set(stem, batch):
+    name = "tables.bags.embedding_bags.context/tag.weight"
+    assert all(gradients(stem, batch, alone(task))[name].abs().sum() > 0 for task in TASKS)
+
+
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad"])
+def test_one_step_on_a_task_leaves_other_sets_and_their_state(schema, batch, kind):
+    model = stir(build(schema, STEM, batch))
+    before = {name: weight.detach().clone() for name, weight in model.tables.named_parameters()}
+    trainer = PlainTrainer(model, optim=OptimConfig(sparse_kind=kind, weight_decay=0.0))
+    factors = torch.tensor(alone("click")).expand(len(batch), -1)
+    trainer.step(masked_bce(model(batch).logits, batch, weights_BT=factors) / len(batch))
+    for name, weight in model.tables.named_parameters():
+        still = any(belongs(name, other) for other in ("long_view", "conversion"))
+        assert torch.equal(weight, before[name]) == still, name
+        assert (not trainer._sums[name.split(".")[-2]].any()) == still, name
+
+
+def test_gates_are_shares_that_differ_between_tasks(schema, batch):
+    model = stir(build(schema, STEM, batch))
+    weights_BSM = run(model, batch).weights
+    assert weights_BSM.shape == (len(batch), len(TASKS), len(SETS))
+    torch.testing.assert_close(weights_BSM.sum(2), torch.ones(len(batch), 3))
+    assert (weights_BSM > 0).all()
+    mass_SM = weights_BSM.mean(0)
+    torch.testing.assert_close(mass_SM.sum(1), torch.ones(3))
+    for one in range(3):
+        assert all((mass_SM[one] - mass_SM[other]).abs().max() > 1e-3 for other in range(one))
+        assert (weights_BSM[0, one] - weights_BSM[1, one]).abs().max() > 1e-4, "a gate sees rows"
+
+
+def test_a_gate_sees_only_fields_that_its_task_trains(schema, batch):
+    model = stir(build(schema, STEM, batch))
+    before = run(model, batch).weights
+    add_noise(model, "click")
+    moved = (run(model, batch).weights - before).abs().amax(dim=(0, 2))
+    assert moved[0] > 1e-4
+    assert moved[1:].max() == 0
+
+
+@pytest.mark.parametrize("main", ["click", "conversion"])
+def test_auxiliary_learning_teaches_main_tasks_one_way(schema, batch, main):
+    """STEM-AL: the main tasks read both sets; no loss crosses."""
+    model = stir(build(schema, AUXILIARY, batch))
+    found = gradients(model, batch, alone(main))
+    assert all(not gradient.any() for name, gradient in found.items() if belongs(name, "aux"))
+    assert any(gradient.any() for name, gradient in found.items() if belongs(name, "own"))
+    found = gradients(model, batch, alone("long_view"))
+    assert all(not gradient.any() for name, gradient in found.items() if belongs(name, "own"))
+    assert any(gradient.any() for name, gradient in found.items() if belongs(name, "aux"))
+    weights = run(model, batch).weights
+    assert torch.equal(weights[:, 1], torch.tensor([0.0, 1.0]).expand(len(batch), -1))
+    assert changed_tasks(model, batch, lambda: add_noise(model, "aux")) == set(TASKS)
+    assert changed_tasks(model, batch, lambda: add_noise(model, "own")) == {"click", "conversion"}
+
+
+def test_an_auxiliary_tasks_layers_matter_to_no_main_task(schema, batch):
+    model = stir(build(schema, AUXILIARY, batch))
+
+    def change_tops():
+        with torch.no_grad():
+            for branch in model.mix.branches.values():
+                for parameter in branch.tops[1].parameters():
+                    parameter.add_(1.0)
+
+    assert changed_tasks(model, batch, change_tops) == {"long_view"}
+
+
+BOUND = {"a": "one", "b": "one", "c": "two"}
+MIXTURE = LfmConfig(
+    tower=replace(TOWER, token_dim=4),
+    sets={"one": TableSet(), "two": TableSet(dim=16)},
+    mix=mix(
+        "gate",
+        a=expert("gwpfm", tables="one"),
+        b=expert("flat", tables="one"),
+        c=expert("ipnn", tables="two"),
+    ),
+)
+"""The deployed mixture of the paper: GwPFM and FlatDNN on one set, IPNN on a second."""
+
+
+@pytest.mark.parametrize("merge", ["mean", "learned", "gate"])
+def test_an_expert_has_no_gradient_on_another_set(schema, batch, merge):
+    config = replace(
+        MIXTURE, mix=replace(MIXTURE.mix, merge=replace(MIXTURE.mix.merge, kind=merge))
+    )
+    model = stir(build(schema, config, batch))
+    tables = dict(model.tables.named_parameters())
+    layers = model(batch).layers
+    for name, table_set in BOUND.items():
+        output = layers[f"{name}_mlp_1"].square().sum()
+        found = torch.autograd.grad(
+            output, list(tables.values()), retain_graph=True, allow_unused=True
+        )
+        for table, gradient in zip(tables, found, strict=True):
+            if f".{table_set}/" in table:
+                assert gradient.abs().sum() > 0, (name, table)
+            else:
+                assert gradient is None or not gradient.any(), (name, table)
+
+
+@pytest.mark.parametrize("table_set", ["one", "two"])
+def test_zeroing_a_table_changes_only_the_experts_bound_to_it(schema, batch, table_set):
+    model = stir(build(schema, MIXTURE, batch))
+    before = run(model, batch).layers
+    with torch.no_grad():
+        model.get_parameter(f"tables.bags.embedding_bags.{table_set}/item.weight").zero_()
+    after = run(model, batch).layers
+    for name, bound in BOUND.items():
+        same = torch.equal(before[f"{name}_mlp_1"], after[f"{name}_mlp_1"])
+        assert same == (bound != table_set), name
+
+
+def test_a_mixtures_gate_is_a_share_a_row(schema, batch):
+    weights = run(stir(build(schema, MIXTURE, batch)), batch).weights
+    assert weights.shape == (len(batch), 1, 3)
+    torch.testing.assert_close(weights.sum(2), torch.ones(len(batch), 1))
+    assert weights.std(dim=0).max() > 1e-3
+
+
+def test_another_expert_type_is_another_shape(schema, batch):
+    other = mix("gate", **{**MIXTURE.mix.experts, "c": expert("fm", tables="two")})
+    shapes = [
+        {name: one.shape for name, one in build(schema, config, batch).named_parameters()}
+        for config in (MIXTURE, replace(MIXTURE, mix=other))
+    ]
+    differ = {name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)}
+    assert differ == {
+        f"mix.branches.{domain}.experts.c.layers.0.weight" for domain in schema.domains
+    }
+
+
+def test_sets_may_differ_in_width_and_keep_it(schema, batch):
+    model = build(schema, MIXTURE, batch)
+    widths = {name.split(".")[-2]: one.shape[1] for name, one in model.tables.named_parameters()}
+    assert widths == {
+        **{f"one/{table}": 8 for table in schema.tables},
+        **{f"two/{table}": 16 for table in schema.tables},
+        "context/tag": 8,
+    }
+    assert "towers" in model.mix.layer_dims
+    assert model.rep_dims == (24, 24)
+
+
+def test_twice_the_sets_are_twice_the_parameters(schema, batch):
+    """Multi-embedding: complete sets, set-specific interactions, no parameter shared."""
+    sizes = []
+    for names in (("a",), ("a", "b"), ("a", "b", "c")):
+        experts = {name: expert(tables=name, layers=2) for name in names}
+        config = replace(
+            STEM, sets=dict.fromkeys(names, TableSet()), mix=mix(**experts), trains={},
+            without=("hour",),
+        )  # fmt: skip
+        model = build(schema, config, batch)
+        sizes.append([
+            sum(p.numel() for name, p in model.named_parameters() if belongs(name, one))
+            for one in names
+        ])  # fmt: skip
+        rest = [
+            name for name, _ in model.named_parameters()
+            if not any(belongs(name, one) for one in names)
+        ]  # fmt: skip
+        assert all(name.startswith(("heads.", "mix.branches.")) for name in rest)
+        assert not any(".merge." in name or ".experts." in name for name in rest)
+    assert sizes == [[sizes[0][0]] * times for times in (1, 2, 3)]
