@@ -136,6 +136,7 @@ def module_arm(folder, *, tasks):
         DownstreamConfig(mlp=(8,)),
         arm="module",
         tasks=tasks,
+        domain="ads",
         rep_dims={"user.ur": 8, "item.ir": 8},
         upstream=MODEL,
     )
@@ -146,7 +147,7 @@ def borrow_body(ranks, folder, checkpoint):
     found = {}
     tensors = {
         "heads.shared": torch.zeros(3, 8),
-        "mix.cross.layers.1.bias": torch.zeros(MODEL.layer_dim("cross_1")),
+        "mix.interactions.cross.layers.1.bias": torch.zeros(16),
     }
     load_tensors(checkpoint, tensors, ranks=ranks)
     found["tensors"] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -158,10 +159,8 @@ def borrow_body(ranks, folder, checkpoint):
         except UserError as error:
             found["refusals"].append(str(error))
 
-    model = module_arm(folder, tasks=2)
-    transplant_module(
-        model, checkpoint, upstream=MODEL, domain="ads", tasks=[2, 0], num_tasks=3, ranks=ranks
-    )
+    model = module_arm(folder, tasks=[2, 0])
+    transplant_module(model, checkpoint, ranks=ranks)
     found["module"] = {
         name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()
         if name.startswith("module.")
@@ -230,18 +229,12 @@ def test_tensors_that_do_not_fit_are_refused_in_a_sentence(borrowed):
 def test_a_transplanted_module_holds_the_upstreams_weights(borrowed):
     results, weights = borrowed
     for result in results:
+        taken = ("mix.interactions", "mix.branches.ads", "heads.")
         wanted = {
-            name.replace("mix.branches.ads", "module.branch").replace("mix.", "module."): value
-            for name, value in weights.items()
-            if name.startswith(("mix.cross", "mix.branches.ads"))
+            f"module.{name}": value for name, value in weights.items() if name.startswith(taken)
         }
-        wanted |= {
-            "module.heads.shared": weights["heads.shared"][[2, 0]],
-            "module.heads.delta": weights["heads.delta"][:, [2, 0]],
-            "module.heads.bias": weights["heads.bias"][:, [2, 0]],
-            "module.default_ur": np.zeros(8),
-            "module.default_ir": np.zeros(8),
-        }
+        assert len(wanted) == 11
+        wanted |= {f"module.default_{side}": np.zeros(8) for side in ("ur", "ir")}
         assert result["module"].keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_array_equal(result["module"][name], value, err_msg=name)
