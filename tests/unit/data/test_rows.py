@@ -14,8 +14,8 @@ from tests.worlds import SCHEMA, tiny_table, with_column, with_value, write_tabl
 DAY = 20260101
 
 
-def decoded(dataset, *, day=DAY, horizon=None):
-    return join([decode(dataset, group, horizon=horizon) for group in dataset.groups(day)])
+def decoded(dataset, *, day=DAY, horizons=None):
+    return join([decode(dataset, group, horizons=horizons) for group in dataset.groups(day)])
 
 
 def bags(column):
@@ -122,7 +122,7 @@ def test_an_event_after_the_log_was_closed_is_no_label_yet(tmp_path):
     assert dataset.end_of_day(DAY) == close
     by_then = happened & (times + delays <= close)
     assert 0 < by_then.sum() < happened.sum()
-    final, early = decoded(dataset), decoded(dataset, horizon=close)
+    final, early = decoded(dataset), decoded(dataset, horizons={"conversion": close})
     assert final.arrays["labels"][:, 2].tolist() == happened.tolist()
     assert early.arrays["labels"][:, 2].tolist() == by_then.tolist()
     np.testing.assert_array_equal(early.arrays["masks"], final.arrays["masks"])
@@ -134,7 +134,10 @@ def test_an_event_of_unknown_delay_has_not_happened_yet(tmp_path):
     table = with_column(table, "conversion", [1] * 4, pa.int8())
     write_table(tmp_path, with_column(table, "conversion_delay_ms", [None] * 4, pa.int64()))
     dataset = open_dataset(tmp_path, one_rank())
-    assert decoded(dataset, horizon=2**62).arrays["labels"][:, 2].tolist() == [0.0] * 4
+    assert (
+        decoded(dataset, horizons={"conversion": 2**62}).arrays["labels"][:, 2].tolist()
+        == [0.0] * 4
+    )
     assert decoded(dataset).arrays["labels"][:, 2].tolist() == [1.0] * 4
 
 
