@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(SECONDS + 100)]
 
 CHANGED = 20260103
 TOWER = {"user": "ur", "item": "ir"}
-CROSS = ("cr_content_mlp_2", "cr_ads_mlp_2")
+CROSS = ("cr_content_top_1", "cr_ads_top_1")
 
 
 @pytest.fixture(scope="module")

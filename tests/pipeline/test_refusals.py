@@ -69,6 +69,12 @@ def pretrain_cases(story, unfinished):
     yield "table", story.pretrain_job(**place), words
     words = "*: place.tables.user must be one of auto, *, got everywhere"
     yield "place", story.pretrain_job(shard__place__tables__user="everywhere", output=new), words
+    words = "days.wait_days names click; tasks whose label takes time are conversion"
+    yield "wait", story.pretrain_job(days__wait_days={"click": 1}, output=new), words
+    words = "*: explore.kind=ucb needs a variance; set model.heads.kind=sngp"
+    yield "explore", story.pretrain_job(explore__kind="ucb", output=new), words
+    words = "*: loss.rank=jrc and model.heads.joint=true need each other; set both"
+    yield "joint", story.pretrain_job(loss__rank="jrc", output=new), words
     words = f"{new}/schema.yaml does not exist; run 'make prepare' or point data at *"
     yield "no dataset", story.pretrain_job(data=new, output=new), words
 
@@ -77,7 +83,7 @@ def dump_cases(story, unfinished):
     new, version = unfinished.folder / "reps", story.version
     words = f"{story.reps} already holds snapshots of upstream {version} through 20260106; choose *"
     yield "finished", story.dump_job(), words
-    words = "layer mlp_3 is not in the model; it has *cross_1, cross_2, mlp_1, mlp_2"
+    words = "layer mlp_3 is not in the model; it has towers, cross_cross_1, *, merged, top_1"
     yield "layer", story.dump_job(layer="mlp_3", output=new), words
     words = "first_as_of is 20260101, * has seen labels through 20260102: a leak; use that day or *"
     yield "too early", story.dump_job(first_as_of=20260101, output=new), words

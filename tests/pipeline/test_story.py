@@ -83,7 +83,7 @@ def test_the_loss_falls(story):
 
 def test_dump_leaves_a_snapshot_a_day_of_every_key_so_far(story):
     names = {"user": {"ur"}, "item": {"ir"}}
-    crosses = {"cr_content_mlp_2", "cr_ads_mlp_2"}
+    crosses = {"cr_content_top_1", "cr_ads_top_1"}
     for as_of in CHECKPOINTS:
         manifest = read_json(story.snapshot(as_of) / "manifest.json")
         assert (manifest["upstream"], manifest["as_of"]) == (story.version, as_of)
