@@ -99,3 +99,14 @@ def stir(model):
 def run(model, batch):
     with torch.no_grad():
         return model(batch)
+
+
+def belongs(name, table_set):
+    """Whether a parameter is a table, an encoder or an expert of a set."""
+    parts = name.split(".")
+    return (
+        any(part.startswith(f"{table_set}/") for part in parts)
+        or (parts[0] in ("users", "items", "pairs") and parts[1] == table_set)
+        or (parts[:2] == ["mix", "interactions"] and parts[2] == table_set)
+        or ("experts" in parts and parts[parts.index("experts") + 1] == table_set)
+    )

@@ -5,12 +5,11 @@ import torch
 
 from lfm4ads.model.downstream import Downstream, DownstreamConfig, module_weights
 from lfm4ads.nn.fields import FieldConfig, VectorConfig
-from lfm4ads.nn.numbers import NumberConfig
 from lfm4ads.train.losses import masked_bce
 from tests.batches import pad, take
 from tests.plain import tables_of, unshard
 from tests.unit.model import shapes
-from tests.unit.model.shapes import SHAPES, run, stir
+from tests.unit.model.shapes import SHAPES, stir
 
 DIMS = {"user.ur": 12, "user.cr_ads": 10, "item.ir": 12}
 WANTED = {

@@ -1,7 +1,7 @@
 """Several table sets: what each task reads, and what its loss trains.
 
-Multi-embedding, heterogeneous mixture of experts, STEM and STEM-AL are shapes of one model; AUC
-cannot tell them apart, gradients can (checks of the paper's notes).
+STEM and STEM-AL (arXiv 2308.13537) and what they are without their stop-gradient: AUC cannot tell
+them apart, gradients can.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from lfm4ads.nn.tables import TableSet
 from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.train.losses import masked_bce
 from tests.plain import PlainTrainer
-from tests.unit.model.shapes import PAIRS, TOWER, build, expert, mix, run, stir
+from tests.unit.model.shapes import PAIRS, TOWER, belongs, build, expert, mix, run, stir
 
 TASKS = ("click", "long_view", "conversion")
 SETS = (*TASKS, "shared")
@@ -39,17 +39,6 @@ VARIANTS = {
     "learned": replace(STEM, mix=replace(STEM.mix, merge=replace(STEM.mix.merge, kind="learned"))),
     "identity": replace(STEM, tower=replace(TOWER, rep_dim=0)),
 }
-
-
-def belongs(name, table_set):
-    """Whether a parameter is a table, an encoder or an expert of a set."""
-    parts = name.split(".")
-    return (
-        any(part.startswith(f"{table_set}/") for part in parts)
-        or (parts[0] in ("users", "items", "pairs") and parts[1] == table_set)
-        or (parts[:2] == ["mix", "interactions"] and parts[2] == table_set)
-        or ("experts" in parts and parts[parts.index("experts") + 1] == table_set)
-    )
 
 
 def gradients(model, batch, weights):
@@ -239,103 +228,3 @@ def test_an_auxiliary_tasks_layers_matter_to_no_main_task(schema, batch):
                     parameter.add_(1.0)
 
     assert changed_tasks(model, batch, change_tops) == {"long_view"}
-
-
-BOUND = {"a": "one", "b": "one", "c": "two"}
-MIXTURE = LfmConfig(
-    tower=replace(TOWER, token_dim=4),
-    sets={"one": TableSet(), "two": TableSet(dim=16)},
-    mix=mix(
-        "gate",
-        a=expert("gwpfm", tables="one"),
-        b=expert("flat", tables="one"),
-        c=expert("ipnn", tables="two"),
-    ),
-)
-"""The deployed mixture of the paper: GwPFM and FlatDNN on one set, IPNN on a second."""
-
-
-@pytest.mark.parametrize("merge", ["mean", "learned", "gate"])
-def test_an_expert_has_no_gradient_on_another_set(schema, batch, merge):
-    config = replace(
-        MIXTURE, mix=replace(MIXTURE.mix, merge=replace(MIXTURE.mix.merge, kind=merge))
-    )
-    model = stir(build(schema, config, batch))
-    tables = dict(model.tables.named_parameters())
-    layers = model(batch).layers
-    for name, table_set in BOUND.items():
-        output = layers[f"{name}_mlp_1"].square().sum()
-        found = torch.autograd.grad(
-            output, list(tables.values()), retain_graph=True, allow_unused=True
-        )
-        for table, gradient in zip(tables, found, strict=True):
-            if f".{table_set}/" in table:
-                assert gradient.abs().sum() > 0, (name, table)
-            else:
-                assert gradient is None or not gradient.any(), (name, table)
-
-
-@pytest.mark.parametrize("table_set", ["one", "two"])
-def test_zeroing_a_table_changes_only_the_experts_bound_to_it(schema, batch, table_set):
-    model = stir(build(schema, MIXTURE, batch))
-    before = run(model, batch).layers
-    with torch.no_grad():
-        model.get_parameter(f"tables.bags.embedding_bags.{table_set}/item.weight").zero_()
-    after = run(model, batch).layers
-    for name, bound in BOUND.items():
-        same = torch.equal(before[f"{name}_mlp_1"], after[f"{name}_mlp_1"])
-        assert same == (bound != table_set), name
-
-
-def test_a_mixtures_gate_is_a_share_a_row(schema, batch):
-    weights = run(stir(build(schema, MIXTURE, batch)), batch).weights
-    assert weights.shape == (len(batch), 1, 3)
-    torch.testing.assert_close(weights.sum(2), torch.ones(len(batch), 1))
-    assert weights.std(dim=0).max() > 1e-3
-
-
-def test_another_expert_type_is_another_shape(schema, batch):
-    other = mix("gate", **{**MIXTURE.mix.experts, "c": expert("fm", tables="two")})
-    shapes = [
-        {name: one.shape for name, one in build(schema, config, batch).named_parameters()}
-        for config in (MIXTURE, replace(MIXTURE, mix=other))
-    ]
-    differ = {name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)}
-    assert differ == {
-        f"mix.branches.{domain}.experts.c.layers.0.weight" for domain in schema.domains
-    }
-
-
-def test_sets_may_differ_in_width_and_keep_it(schema, batch):
-    model = build(schema, MIXTURE, batch)
-    widths = {name.split(".")[-2]: one.shape[1] for name, one in model.tables.named_parameters()}
-    assert widths == {
-        **{f"one/{table}": 8 for table in schema.tables},
-        **{f"two/{table}": 16 for table in schema.tables},
-        "context/tag": 8,
-    }
-    assert "towers" in model.mix.layer_dims
-    assert model.rep_dims == (24, 24)
-
-
-def test_twice_the_sets_are_twice_the_parameters(schema, batch):
-    """Multi-embedding: complete sets, set-specific interactions, no parameter shared."""
-    sizes = []
-    for names in (("a",), ("a", "b"), ("a", "b", "c")):
-        experts = {name: expert(tables=name, layers=2) for name in names}
-        config = replace(
-            STEM, sets=dict.fromkeys(names, TableSet()), mix=mix(**experts), trains={},
-            without=("hour",),
-        )  # fmt: skip
-        model = build(schema, config, batch)
-        sizes.append([
-            sum(p.numel() for name, p in model.named_parameters() if belongs(name, one))
-            for one in names
-        ])  # fmt: skip
-        rest = [
-            name for name, _ in model.named_parameters()
-            if not any(belongs(name, one) for one in names)
-        ]  # fmt: skip
-        assert all(name.startswith(("heads.", "mix.branches.")) for name in rest)
-        assert not any(".merge." in name or ".experts." in name for name in rest)
-    assert sizes == [[sizes[0][0]] * times for times in (1, 2, 3)]

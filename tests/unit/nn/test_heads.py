@@ -26,6 +26,19 @@ def test_logits_are_the_formula_of_the_rows_scenario():
             torch.testing.assert_close(found[row, task].item(), wanted)
 
 
+def test_tasks_may_read_vectors_of_their_own():
+    heads = ScenarioHeads(5, scenarios=3, tasks=2).double()
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter)
+    h_BTH = torch.randn(12, 2, 5, dtype=torch.float64)
+    scenario_B = torch.arange(12) % 3
+    found = heads(h_BTH, scenario_B)
+    for task in range(2):
+        wanted = heads(h_BTH[:, task], scenario_B)[:, task]
+        torch.testing.assert_close(found[:, task], wanted)
+        assert (found[:, task] - heads(h_BTH[:, 1 - task], scenario_B)[:, task]).abs().min() > 0
+
+
 def test_scenarios_agree_at_the_start_and_learn_apart():
     heads, h_BH = ScenarioHeads(5, scenarios=3, tasks=2), torch.randn(4, 5)
     first = [heads(h_BH, torch.full((4,), scenario)) for scenario in range(3)]
