@@ -22,7 +22,10 @@ def joint_logits(output: LfmOutput) -> Tensor | None:
 
 
 class Scorer:
-    """Scores with one model; ``extras`` name the columns of ``full`` after the tasks' logits."""
+    """Scores with one model; ``extras`` name the columns of ``full`` after the tasks' logits.
+
+    Thompson's draws differ from batch to batch, and between numbers of ranks.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,9 @@ class Scorer:
     ) -> None:
         self._sharded = sharded
         self._objective = objective
-        self._explore, self._seed = explore, seed
+        self._explore = explore
+        ranks = sharded.ranks
+        self._generator = torch.Generator(ranks.device).manual_seed(hash((seed, ranks.rank)))
         tasks = list(schema.tasks)
         places = [tasks.index(task) for task in schema.binary_tasks]
         self._columns = torch.tensor(places, device=sharded.ranks.device)
@@ -60,9 +65,8 @@ class Scorer:
         if variance is None:
             return logits_BT
         variance_BT = variance[:, self._columns]
-        generator = torch.Generator().manual_seed(self._seed)
         scores_BT = ranking_scores(
-            logits_BT, variance_BT, config=self._explore, generator=generator
+            logits_BT, variance_BT, config=self._explore, generator=self._generator
         )
         return torch.cat([logits_BT, variance_BT, scores_BT], dim=1)
 
