@@ -100,7 +100,6 @@ class Daily:
             case "settle":
                 if self.work.valid_days:
                     load_sharded(self.checkpoints / "best", self.sharded)
-                self._observe(self.work.base_days)
                 self._keep(item.day)
             case "keep":
                 self._keep(item.day)
@@ -114,13 +113,10 @@ class Daily:
         total, first = self.trainer.num_steps(item.day), position.step
         batches = self.trainer.day(item.day, epoch=item.epoch, start_step=first)
         started = time.monotonic()
-        tasks = list(self.trainer.dataset.schema.tasks)
-        chosen = tasks if item.tasks is None else item.tasks
-        trained_T = torch.tensor([float(task in chosen) for task in tasks])
-        trained_T = trained_T.to(self.ranks.device)
+        chosen = self._tasks(item)
 
         def loss(batch: Batch) -> Tensor:
-            batch = replace(batch, masks=batch.masks * trained_T)
+            batch = self._labels_of(batch, chosen)
             output = self.sharded.model(batch)
             self.model.observe_step(output, batch)
             pairs = joint_logits(output)
@@ -164,6 +160,14 @@ class Daily:
         self.metrics.write("rate", rate, step=step, split="train", unit="rows/s")
         self._next()
 
+    def _tasks(self, item: Item) -> Sequence[str]:
+        return tuple(self.trainer.dataset.schema.tasks) if item.tasks is None else item.tasks
+
+    def _labels_of(self, batch: Batch, tasks: Sequence[str]) -> Batch:
+        """Return the batch with the labels of some tasks alone."""
+        known = [float(task in tasks) for task in self.trainer.dataset.schema.tasks]
+        return replace(batch, masks=batch.masks * torch.tensor(known, device=self.ranks.device))
+
     def _validate(self, item: Item) -> None:
         position = self.position
         figures = self._score(self.work.valid_days)
@@ -179,8 +183,7 @@ class Daily:
             self._next(self.work.settle_at())
 
     def _keep(self, day: int) -> None:
-        if day != self.work.base_days[-1]:
-            self._observe((day,))
+        self._observe()
         self._next()
         self._save(f"day={day}", day=day)
 
@@ -197,7 +200,8 @@ class Daily:
 
     def _score(self, days: tuple[int, ...], *, write: bool = False) -> Figures:
         schema = self.scorer.dataset.schema
-        scorer = Scorer(self.sharded, self.objective, schema, explore=self.explore, seed=self.seed)
+        seed = hash((self.seed, self.position.total_steps))
+        scorer = Scorer(self.sharded, self.objective, schema, explore=self.explore, seed=seed)
         scores = Scores(schema, schema.binary_tasks)
         self.sharded.model.eval()
         for day in days:
@@ -221,18 +225,17 @@ class Daily:
         return scores.reduce(self.ranks)
 
     @torch.no_grad()
-    def _observe(self, days: Sequence[int]) -> None:
-        """Let heads with a variance know the rows they were trained on."""
+    def _observe(self) -> None:
+        """Let heads with a variance know the labels trained on since the last day's checkpoint."""
         if not self.model.observes:
             return
         self.sharded.model.eval()
-        for day in days:
-            for batch in agreed(self.trainer.day(day), ranks=self.ranks):
+        for item in self.work.passes_since_kept(self.position.index):
+            for batch in agreed(self.trainer.day(item.day), ranks=self.ranks):
                 if batch is None:
                     break
-                moved = batch.to(self.ranks.device)
+                moved = self._labels_of(batch.to(self.ranks.device), self._tasks(item))
                 self.model.observe(self.sharded.model(moved), moved)
-        self.model.settle(self.ranks.sum)
 
     def _note(self, figures: Figures, *, split: str, day: int) -> None:
         rows = figure_rows(figures, split=split)
@@ -245,4 +248,7 @@ class Daily:
     def _save(self, name: str, *, day: int) -> None:
         seen = max(day, *self.work.valid_days, 0) if name.startswith("day=") else 0
         meta = {**self.meta, "day": day, "seen_through": seen, "position": asdict(self.position)}
+        if self.model.observes:
+            # What this rank alone has observed is in no checkpoint.
+            self.model.settle(self.ranks.sum)
         save_sharded(self.checkpoints / name, self.sharded, meta=meta)

@@ -66,6 +66,19 @@ class Work:
         """Return the index at which the base is settled, where early stopping jumps to."""
         return next(index for index, item in enumerate(self.items) if item.kind == "settle")
 
+    def passes_since_kept(self, index: int) -> list[Item]:
+        """Return the passes before ``index`` and after the checkpoint of a day before it.
+
+        A pass that is repeated in later epochs is named once.
+        """
+        passes: list[Item] = []
+        for item in self.items[:index]:
+            if item.kind in ("settle", "keep"):
+                passes = []
+            elif item.kind in ("train", "late") and item.epoch == 0:
+                passes.append(item)
+        return passes
+
 
 def plan_work(config: DaysConfig, dataset: Dataset) -> Work:
     """Return base epochs with validation, then each later day: score, train, keep a checkpoint.

@@ -230,3 +230,24 @@ def test_only_tasks_whose_label_takes_time_wait(dataset, task):
 def test_a_wait_of_no_day_is_refused():
     with pytest.raises(ValueError, match=r"wait_days\.conversion must be at least 1, got 0"):
         DaysConfig(first=1, base_last=1, last=1, wait_days={"conversion": 0})
+
+
+def test_passes_since_the_last_checkpoint_of_a_day(dataset):
+    config = DaysConfig(
+        first=20260130,
+        base_last=20260131,
+        last=20260203,
+        max_epochs=2,
+        wait_days={"conversion": 1},
+    )
+    work = plan_work(config, dataset)
+    found = [
+        [(one.kind, one.day % 10000, one.tasks) for one in work.passes_since_kept(index)]
+        for index, item in enumerate(work.items)
+        if item.kind in ("settle", "keep")
+    ]
+    assert found == [
+        [("train", 130, None), ("train", 131, SOON)],
+        [("train", 201, SOON), ("late", 131, ("conversion",))],
+        [("train", 203, SOON), ("late", 201, ("conversion",))],
+    ]
