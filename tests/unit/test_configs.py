@@ -13,9 +13,14 @@ CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
 STAGES = sorted({path.stem for path in ROOT.glob("lfm4ads/stages/*.py")} - {"__init__"})
 
 
+def stage_of(path: Path) -> str:
+    """Return the stage whose folder a config is in."""
+    return {"experiments": "experiment"}.get(path.parent.name, path.parent.name)
+
+
 def schema_of(path: Path) -> type:
     """Return the dataclass a config is typed by: its stage's, or its dataset's for ``prepare``."""
-    stage = path.parent.name
+    stage = stage_of(path)
     if stage == "prepare":
         dataset = yaml.safe_load(path.read_text(encoding="utf-8"))["dataset"]
         return importlib.import_module(f"data.{dataset}.prepare").Config
@@ -30,7 +35,7 @@ def test_config_loads_against_its_stage(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_config_opens_with_its_command(path):
-    stage, name = path.parent.name, str(path.relative_to(ROOT))
+    stage, name = stage_of(path), str(path.relative_to(ROOT))
     opening = path.read_text(encoding="utf-8").splitlines()[0]
     assert opening.startswith("# ")
     assert f"make {stage} " in opening or f"-m launch.{stage} " in opening
@@ -40,7 +45,7 @@ def test_config_opens_with_its_command(path):
 @pytest.mark.parametrize("stage", ["prepare", *STAGES])
 def test_stage_has_a_command_and_a_config(stage):
     assert (ROOT / "launch" / f"{stage}.py").is_file()
-    assert [path for path in CONFIGS if path.parent.name == stage]
+    assert [path for path in CONFIGS if stage_of(path) == stage]
 
 
 @pytest.mark.parametrize(
