@@ -7,7 +7,8 @@ import pytest
 
 from data.adsworld import prepare
 from lfm4ads.core.config import load_config
-from tests.pipeline.jobs import ROOT, Job, job, run_jobs
+from tests.gloo import run_ranks
+from tests.pipeline.jobs import ROOT, SECONDS, Job, do_watched, everything, job, run_jobs
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,41 @@ def story(data, tmp_path_factory):
     story = Story(data, tmp_path_factory.mktemp("story"))
     run_jobs(2, story.pretrain_job(), story.dump_job(), story.transfer_job(), story.report_job())
     return story
+
+
+FULL = everything(
+    behaviours="recent_items",
+    target="item_id",
+    user="user_vector",
+    item="item_vector",
+    number="age",
+    repeat="seen_today",
+)
+
+
+@dataclass(frozen=True)
+class FullStory:
+    """Pretrain and dump with everything on, and a run that is frozen after its base."""
+
+    story: Story
+    frozen: Story
+    events: list[list[list[tuple]]]
+    """Of each rank, of each of pretrain, dump and the frozen pretrain: see ``do_watched``."""
+
+
+def tell_full(story, frozen, *, world):
+    """Run the jobs on some ranks."""
+    words = FULL | {"save_every_steps": 0}
+    jobs = [
+        story.pretrain_job(**words),
+        story.dump_job(),
+        frozen.pretrain_job(**words, days__frozen=True),
+    ]
+    return FullStory(story, frozen, run_ranks(do_watched, world, jobs, seconds=SECONDS))
+
+
+@pytest.fixture(scope="session")
+def full(data, tmp_path_factory):
+    """Everything on, on two ranks."""
+    folder = tmp_path_factory.mktemp("full")
+    return tell_full(Story(data, folder / "on"), Story(data, folder / "frozen"), world=2)

@@ -1,5 +1,6 @@
 """Stages run inside a job of gloo ranks, told what to do in the words of their command line."""
 
+import hashlib
 import os
 import signal
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from lfm4ads.core.config import load_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import MetricsLog, log, open_log
+from lfm4ads.data.reader import Reader
+from lfm4ads.shard.state import copy_weights
 from lfm4ads.stages import dump, pretrain, report, transfer
+from lfm4ads.train.daily import Daily
 from tests.gloo import run_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +41,8 @@ def job(stage: str, **words: object) -> Job:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_word, value)) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_word(one)}" for key, one in value.items()) + "}"
     return str(value)
@@ -80,6 +86,105 @@ def do_until_scored(ranks, one, split):
     until = split
     MetricsLog.write = write_and_die
     return do(ranks, [one])
+
+
+def everything(
+    *, behaviours: str, target: str, user: str, item: str, number: str, repeat: str
+) -> dict[str, object]:
+    """Return the words that turn everything on, given the names of a schema's features.
+
+    Rows that train without pair fields are drawn by each rank, so there are none.
+    """
+    shape = {"interaction": {"layers": 2}, "hidden": [32]}
+    flat = {"tables": "wide", "interaction": {"kind": "flat"}, "hidden": [32]}
+    schedule = {"warmup_steps": 5, "kind": "cosine", "decay_steps": 40}
+    model = {
+        "sets": {"main": {"dim": 16}, "wide": {"dim": 24}},
+        "fields": {
+            "number": {
+                "encoding": "numerals", "dim": 16, "levels": 64, "quantise": {number: "integer"},
+            },
+            "vector": {"dim": 16, "codes": {item: 8}},
+        },
+        "pairs": {
+            "dropout": 0,
+            "interests": {"views": {"behaviours": [behaviours], "targets": [target]}},
+            "similarities": {"alike": {"user": user, "item": item}},
+        },
+        "tower": {"hidden": [32], "rep_dim": 48, "token_dim": 24},
+        "mix": {
+            "experts": {"cross": shape, "flat": flat}, "merge": {"kind": "gate"}, "hidden": [16],
+        },
+        "heads": {"kind": "sngp", "features": 64, "spectral": 0.95},
+    }  # fmt: skip
+    return {
+        "days__wait_days": {"conversion": 1},
+        "write_scores": True,
+        "explore__kind": "ucb",
+        "explore__temperature": 0.5,
+        "loss": {
+            "rank": "pair",
+            "balance": "task",
+            "repeat": {"feature": repeat},
+            "domain_weights": {"ads": 2.0},
+        },
+        "model": model,
+        "shard__optim": {
+            "dense_schedule": schedule,
+            "sparse_schedule": {"warmup_steps": 5},
+            "sparse_clip": 0.001,
+        },
+    }
+
+
+def do_until_saved(ranks, one, kind):
+    """Run a job that is killed on the spot when it has saved inside a second pass of some kind."""
+    save = Daily._save
+    seen = []
+
+    def save_and_die(self, name, *, day):
+        save(self, name, day=day)
+        item = self.work.items[min(self.position.index, len(self.work.items) - 1)]
+        if name == "last" and item.kind == kind:
+            seen.append(1)
+            ranks.barrier()
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Daily._save = save_and_die
+    return do(ranks, [one])
+
+
+def do_watched(ranks, jobs):
+    """Run jobs; return for each what ``Daily`` did: days read, with which labels, and weights."""
+    read, keep, events = Reader.day, Daily._keep, []
+
+    def reading(self, day, *, epoch=0, start_step=0):
+        events.append(("score" if self._final_labels else "train", day))
+        return read(self, day, epoch=epoch, start_step=start_step)
+
+    def weights(daily):
+        parts = copy_weights(daily.sharded).values()
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+    def keeping(self, day):
+        keep(self, day)
+        events.append(("kept", day, weights(self)))
+
+    def run(self):
+        while self.position.index < len(self.work.items):
+            item = self.work.items[self.position.index]
+            events.append(("work", item.kind, item.day))
+            self._do(item)
+        events.append(("end", 0, weights(self)))
+
+    Reader.day, Daily._keep, Daily.run = reading, keeping, run
+    found = []
+    for one in jobs:
+        events.clear()
+        assert do(ranks, [one]) == [None]
+        found.append(list(events))
+    return found
 
 
 def tensors_of(checkpoint: Path, *, at: Path) -> dict[str, torch.Tensor]:

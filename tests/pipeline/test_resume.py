@@ -10,16 +10,23 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.gloo import run_ranks
 from tests.pipeline.jobs import (
     ROOT,
     SECONDS,
     assert_same_checkpoint,
+    do_until_saved,
     do_until_scored,
+    everything,
     job,
     run_jobs,
+    tensors_of,
 )
 from tests.pipeline.read import read_json, read_lines
 from tests.worlds import write_tiny
@@ -28,13 +35,31 @@ pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(2 * SECONDS)]
 
 CHECKPOINTS = (20260101, 20260102, 20260103)
 ENDS = ("stopped", "killed", "killed when scored", "extended")
+FULL = everything(
+    behaviours="recent",
+    target="item_id",
+    user="taste",
+    item="picture",
+    number="age",
+    repeat="price",
+)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     write_tiny(folder / "data", days=3, rows=640, row_group_rows=128)
+    shutil.copytree(folder / "data", folder / "other labels")
+    for path in (folder / "other labels" / "day=20260102").iterdir():
+        pq.write_table(without_conversions(pq.read_table(path)), path, row_group_size=128)
     return folder
+
+
+def without_conversions(table):
+    """Return the rows of a day on which nobody bought."""
+    at = table.column_names.index("conversion")
+    none = pc.multiply(table["conversion"], pa.scalar(0, pa.int8()))
+    return table.set_column(at, "conversion", none)
 
 
 def pretrain(root, name, **words):
@@ -50,6 +75,11 @@ def pretrain(root, name, **words):
         "save_every_steps": 7,
     }
     return job("pretrain", **(own | words))
+
+
+def pretrain_full(root, name, **words):
+    """A run of 100 steps with everything on: 20 a day, and 20 more for each day's conversions."""
+    return pretrain(root, name, **(FULL | {"days__max_epochs": 1} | words))
 
 
 @contextmanager
@@ -124,6 +154,9 @@ def broken(root):
             "prequential:20260103",
             seconds=SECONDS,
         )
+    with pytest.raises(AssertionError, match="died or hung"):
+        run_ranks(do_until_saved, 2, pretrain_full(root, "full"), "late", seconds=SECONDS)
+    shutil.copytree(root / "full", root / "before" / "full")
     run_jobs(2, pretrain(root, "extended", days__last=20260102))
     for name in ENDS:
         shutil.copytree(root / name, root / "before" / name)
@@ -136,7 +169,10 @@ def finished(root, broken):
     assert broken.keys() == set(ENDS[:2])
     again = [pretrain(root, name) for name in ENDS[:2]]
     again.append(pretrain(root, "killed when scored", save_every_steps=0))
-    run_jobs(2, pretrain(root, "unbroken"), *again, pretrain(root, "extended", extend=True))
+    again.append(pretrain(root, "extended", extend=True))
+    again += [pretrain_full(root, "full"), pretrain_full(root, "full unbroken")]
+    again.append(pretrain_full(root, "full other labels", data=root / "other labels"))
+    run_jobs(2, pretrain(root, "unbroken"), *again)
     return root
 
 
@@ -178,7 +214,7 @@ def test_every_checkpoint_is_that_of_an_unbroken_run(finished, tmp_path, name):
 def test_the_report_is_that_of_an_unbroken_run(finished, name):
     one, two = (read_json(finished / run / "report.json") for run in (name, "unbroken"))
     assert one.keys() == two.keys()
-    for key in one.keys() - {"seconds"}:
+    for key in one.keys() - {"seconds", "commit"}:  # the tree may have moved in between
         assert one[key] == two[key], key
     assert {row["split"] for row in one["metrics"]} == {"valid", "prequential"}
 
@@ -197,3 +233,52 @@ def test_every_figure_is_logged_once(finished, name):
         for lines in (one, two)
     )
     assert values == others
+
+
+def test_the_run_with_everything_on_was_broken_while_conversions_were_trained(root, finished):
+    assert finished == root
+    before = root / "before" / "full"
+    last = read_json(before / "checkpoints" / "last" / "meta.json")
+    # Days and steps: 20260101, then 20260102, then the first one's conversions.
+    assert (last["day"], last["position"]["total_steps"]) == (20260101, 49)
+    assert last["position"]["step"] == 9
+    assert not (before / "report.json").exists()
+
+
+def test_with_everything_on_a_broken_run_ends_as_an_unbroken_one(finished, tmp_path):
+    for day in CHECKPOINTS:
+        one, two = (
+            finished / run / "checkpoints" / f"day={day}" for run in ("full", "full unbroken")
+        )
+        assert_same_checkpoint(one, two, scratch=tmp_path)
+        assert read_json(one / "meta.json") == read_json(two / "meta.json")
+    files = [
+        {path.name: pq.read_table(path) for path in (finished / run / "scores").rglob("*.parquet")}
+        for run in ("full", "full unbroken")
+    ]
+    assert files[0] == files[1]
+    assert files[0]
+
+
+def test_a_checkpoint_has_not_seen_the_conversions_of_its_day(finished, tmp_path):
+    """Two worlds that differ in the conversions of 20260102 alone."""
+    for day, same in zip(CHECKPOINTS, (True, True, False), strict=True):
+        one, two = (
+            tensors_of(finished / run / "checkpoints" / f"day={day}", at=tmp_path / "whole.pt")
+            for run in ("full unbroken", "full other labels")
+        )
+        equal = all(torch.equal(value, two[name]) for name, value in one.items())
+        assert equal == same, day
+    losses = [
+        {line["step"]: line["value"] for line in lines if line["name"] == "loss"}
+        for lines in (
+            read_lines(finished / run / "metrics.jsonl")
+            for run in ("full unbroken", "full other labels")
+        )
+    ]
+    # After 20 steps of 20260101, 20 of 20260102, its conversions' 20, and 20260103: the next are
+    # the conversions of 20260102.
+    assert sorted(losses[0]) == sorted(losses[1]) == [20, 40, 60, 80, 100]
+    assert [losses[0][step] == losses[1][step] for step in (20, 40, 60, 80, 100)] == [
+        True, True, True, True, False,
+    ]  # fmt: skip
