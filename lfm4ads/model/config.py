@@ -29,6 +29,10 @@ class HeadConfig:
     joint: bool = False
     """A second logit a task, which the loss rank=jrc needs."""
 
+    def __post_init__(self) -> None:
+        if self.kind != "sngp" and (self.features, self.decay) != (1024, 1.0):
+            raise ValueError("heads.features and heads.decay are read by heads.kind=sngp alone")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LfmConfig:

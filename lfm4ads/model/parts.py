@@ -15,7 +15,7 @@ from lfm4ads.nn.experts import plan_access
 from lfm4ads.nn.fields import FieldEncoder
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.mix import MixTower, SetLayout
-from lfm4ads.nn.pairs import PairFields, pooled_apart
+from lfm4ads.nn.pairs import PairFields, unpooled_tables
 from lfm4ads.nn.sngp import SngpHeads
 from lfm4ads.nn.tables import Looked, Tables
 from lfm4ads.nn.tower import Tower
@@ -55,7 +55,7 @@ def build_tables(schema: Schema, config: LfmConfig) -> Tables:
         features,
         sets=config.table_sets,
         apart=apart,
-        unpooled=pooled_apart(schema, config.pairs),
+        unpooled=unpooled_tables(schema, config.pairs),
     )
 
 

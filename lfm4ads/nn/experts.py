@@ -47,6 +47,10 @@ class MergeConfig:
     """Every task merges for itself and has its own layers after it."""
     gate_hidden: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.gate_hidden and self.kind != "gate":
+            raise ValueError(f"merge.gate_hidden is read by kind gate alone, kind is {self.kind}")
+
 
 @dataclass(frozen=True)
 class Access:
@@ -54,6 +58,8 @@ class Access:
 
     reads: Tensor
     trains: Tensor
+    first: Tensor | None = None
+    """(M,) bool: an expert is the first of its table set, whose fields a gate sees once."""
 
 
 def plan_access(
@@ -101,7 +107,9 @@ def plan_access(
             )
         rows_reads.append([one.tables in seen for one in experts.values()])
         rows_trains.append([one.tables in trained for one in experts.values()])
-    return Access(torch.tensor(rows_reads), torch.tensor(rows_trains))
+    tables = [one.tables for one in experts.values()]
+    first = torch.tensor([name not in tables[:place] for place, name in enumerate(tables)])
+    return Access(torch.tensor(rows_reads), torch.tensor(rows_trains), first)
 
 
 class Merge(nn.Module):
@@ -120,6 +128,8 @@ class Merge(nn.Module):
         super().__init__()
         self.register_buffer("_reads", access.reads, persistent=False)
         self._trains = access.trains.tolist()
+        sees = access.trains if access.first is None else access.trains & access.first
+        self._sees = sees.tolist()
         self._stopped = not bool(access.trains[access.reads].all())
         self._kind = config.kind
         streams, experts = access.reads.shape
@@ -132,10 +142,10 @@ class Merge(nn.Module):
             case "gate":
                 self.gates = nn.ModuleList(
                     Mlp(
-                        sum(w for w, trained in zip(gate_widths, row, strict=True) if trained),
+                        sum(w for w, seen in zip(gate_widths, row, strict=True) if seen),
                         (*config.gate_hidden, experts),
                     )
-                    for row in self._trains
+                    for row in self._sees
                 )
         self.streams = streams
 
@@ -170,7 +180,7 @@ class Merge(nn.Module):
             case _:
                 logits = [
                     gate(torch.cat([x for x, used in zip(fields, row, strict=True) if used], 1))[-1]
-                    for gate, row in zip(self.gates, self._trains, strict=True)
+                    for gate, row in zip(self.gates, self._sees, strict=True)
                 ]
                 logit_BSM = torch.stack(logits, dim=1).masked_fill(~reads_SM, -torch.inf)
                 return F.softmax(logit_BSM, dim=2)

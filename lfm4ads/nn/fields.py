@@ -78,6 +78,12 @@ class FieldEncoder(nn.Module):
             *[config.number.dim] * len(numbers),
             *[config.vector.dim] * len([*vectors, *codes]),
         ]
+        if not self.dims:
+            raise UserError(
+                "one side of the model has no feature left; take some of model.without back, or"
+                " give the schema a feature of that side",
+                everywhere=True,
+            )
         self.width = sum(self.dims)
         self._pooled = [tables.key(name, table_set=table_set) for name in pooled]
         self._unpooled = [tables.key(name, table_set=table_set) for name in unpooled]

@@ -29,6 +29,8 @@ class NumberConfig:
     numerals: NumeralConfig = field(default_factory=NumeralConfig)
 
     def __post_init__(self) -> None:
+        if self.quantise and self.encoding != "numerals":
+            raise ValueError("number.quantise is read by number.encoding=numerals alone")
         for name, kind in self.quantise.items():
             if kind not in get_args(QuantiseKind):
                 raise ValueError(

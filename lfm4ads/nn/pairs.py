@@ -220,6 +220,6 @@ class PairFields(nn.Module):
         return sum_BD
 
 
-def pooled_apart(schema: Schema, config: PairConfig) -> Sequence[str]:
+def unpooled_tables(schema: Schema, config: PairConfig) -> Sequence[str]:
     """Return the tables that interests read id by id."""
     return sorted({schema.features[name].table for name in config.tables_of})

@@ -107,7 +107,7 @@ def run(config: Config, ranks: Ranks) -> Path:
     model = Lfm(dataset.schema, config.model)
     first = work.base_days[0]
     if resume is None:
-        fit_levels(model, trainer, day=first, ranks=ranks)
+        fit_levels(model, trainer, schema=dataset.schema, day=first, ranks=ranks)
     sharded = shard_model(model, config=config.shard, ranks=ranks, seed=config.seed)
     meta = load_sharded(resume, sharded) if resume else {}
     position = Position(**meta["position"]) if resume else Position()

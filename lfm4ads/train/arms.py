@@ -16,6 +16,7 @@ from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.downstream import Arm, Downstream, DownstreamConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import Fitter
+from lfm4ads.train.levels import fit_levels
 from lfm4ads.train.losses import masked_bce
 from lfm4ads.train.prior import fit_prior
 from lfm4ads.train.transplant import transplant_module
@@ -120,6 +121,7 @@ def _model(
     if model.standardiser is not None:
         with ranks.together():
             model.standardiser.set_moments(reps.moments(first))
+    fit_levels(model, trainer, schema=schema, day=first, ranks=ranks)
     if model.module is None:
         columns = _columns(config, sources)
         fit_prior(model.heads, trainer, day=first, tasks=columns, ranks=ranks)

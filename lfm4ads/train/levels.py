@@ -1,18 +1,25 @@
 """Fit the quantisers of a model's numbers on training days."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from torch import nn
 
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.attach import RepsReader
+from lfm4ads.data.batch import Batch
 from lfm4ads.data.hashing import mix64
 from lfm4ads.data.reader import Reader
+from lfm4ads.data.schema import Schema
 from lfm4ads.nn.numbers import NumeralNumbers
 from lfm4ads.train.loop import agreed
 
 _SAMPLE_ROWS = 1 << 17
 
 
-def fit_levels(model: nn.Module, reader: Reader, *, day: int, ranks: Ranks) -> None:
+def fit_levels(
+    model: nn.Module, reader: Reader | RepsReader, *, schema: Schema, day: int, ranks: Ranks
+) -> None:
     """Fit every quantiser of ``model``, not yet sharded, on rows of one training day. Collective.
 
     The rows with the smallest hashes are taken, at most 131,072: a sample that does not depend on
@@ -21,15 +28,15 @@ def fit_levels(model: nn.Module, reader: Reader, *, day: int, ranks: Ranks) -> N
     encoders = [module for module in model.modules() if isinstance(module, NumeralNumbers)]
     if not encoders:
         return
-    names = reader.dataset.schema.select(kind="number")
-    sample_MF = _sample(reader, day=day, ranks=ranks)
+    names = schema.select(kind="number")
+    sample_MF = _sample(agreed(reader.day(day), ranks=ranks), width=len(names), ranks=ranks)
     for encoder in encoders:
         encoder.quantiser.fit(sample_MF[:, [names.index(name) for name in encoder.names]])
 
 
-def _sample(reader: Reader, *, day: int, ranks: Ranks) -> np.ndarray:
+def _sample(batches: Iterator[Batch | None], *, width: int, ranks: Ranks) -> np.ndarray:
     hashes, numbers = [np.zeros(0, np.uint64)], []
-    for batch in agreed(reader.day(day), ranks=ranks):
+    for batch in batches:
         if batch is None:
             break
         valid = batch.valid.numpy()
@@ -42,7 +49,6 @@ def _sample(reader: Reader, *, day: int, ranks: Ranks) -> np.ndarray:
         if sum(map(len, hashes)) > 4 * _SAMPLE_ROWS:
             kept_M, kept_MF = _smallest(np.concatenate(hashes), np.concatenate(numbers))
             hashes, numbers = [kept_M], [kept_MF]
-    width = len(reader.dataset.schema.select(kind="number"))
     own_M = np.concatenate(hashes)
     own_MF = np.concatenate([np.zeros((0, width), np.float32), *numbers])
     own_M, own_MF = _smallest(own_M, own_MF)

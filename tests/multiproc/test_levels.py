@@ -24,7 +24,7 @@ def edges(ranks, folder, *, sample_rows, lanes=4):
     features = [dataset.schema.features[name] for name in names]
     # In another order than the schema's: an encoder takes its own columns.
     encoder = NumeralNumbers(features[::-1], names[::-1], config=NumberConfig(levels=16))
-    levels.fit_levels(encoder, reader, day=DAY, ranks=ranks)
+    levels.fit_levels(encoder, reader, schema=reader.dataset.schema, day=DAY, ranks=ranks)
     assert encoder.quantiser.fitted
     return encoder.quantiser.edges.numpy()
 

@@ -96,4 +96,4 @@ def test_a_quantiser_that_does_not_exist_is_refused():
         ValueError,
         match=r"number\.quantise\.age must be one of equal_frequency, log, integer, got thirds",
     ):
-        NumberConfig(quantise={"age": "thirds"})
+        NumberConfig(encoding="numerals", quantise={"age": "thirds"})

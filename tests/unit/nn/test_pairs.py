@@ -15,7 +15,7 @@ from lfm4ads.nn.pairs import (
     PairFields,
     SimilarityConfig,
     check_pairs,
-    pooled_apart,
+    unpooled_tables,
 )
 from lfm4ads.nn.tables import Tables, TableSet
 from lfm4ads.nn.temporal import TemporalConfig
@@ -65,7 +65,7 @@ def batch(schema, batch):
 
 def build(schema, config, *, table_set="wide"):
     features = [*schema.select(sparse=True)]
-    unpooled = pooled_apart(schema, config)
+    unpooled = unpooled_tables(schema, config)
     tables = random_tables(Tables(schema, features, sets=SETS, unpooled=unpooled))
     pairs = PairFields(schema, tables=tables, table_set=table_set, config=config)
     for parameter in pairs.parameters():
@@ -188,8 +188,8 @@ def test_gradients_reach_the_rows_of_events_and_targets(schema, batch):
 
 
 def test_tables_read_id_by_id_are_those_of_the_behaviours(schema):
-    assert list(pooled_apart(schema, CONFIGS["all"])) == ["item", "tag"]
-    assert list(pooled_apart(schema, CONFIGS["similarity"])) == []
+    assert list(unpooled_tables(schema, CONFIGS["all"])) == ["item", "tag"]
+    assert list(unpooled_tables(schema, CONFIGS["similarity"])) == []
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def reader_of(folder):
 
 def encoder_of(schema, names, *, levels=8, **quantise):
     features = [schema.features[name] for name in names]
-    return NumeralNumbers(features, names, config=NumberConfig(levels=levels, quantise=quantise))
+    return NumeralNumbers(features, names, config=NumberConfig(encoding="numerals", levels=levels, quantise=quantise))
 
 
 def test_every_encoder_gets_the_edges_of_its_own_numbers(tiny, schema):
@@ -35,7 +35,7 @@ def test_every_encoder_gets_the_edges_of_its_own_numbers(tiny, schema):
             "both": encoder_of(schema, ["price", "age"], levels=5),
         }
     )
-    fit_levels(model, reader_of(tiny), day=DAY, ranks=one_rank())
+    fit_levels(model, reader_of(tiny), schema=schema, day=DAY, ranks=one_rank())
     rows = np.concatenate(
         [batch.numbers[batch.valid].numpy() for batch in read_batches(tiny)], dtype=np.float32
     )
@@ -64,7 +64,7 @@ def test_later_days_do_not_matter(tmp_path):
         fitted = []
         for day in (DAY, DAY + 1):
             encoder = encoder_of(reader.dataset.schema, ["price"])
-            fit_levels(encoder, reader, day=day, ranks=one_rank())
+            fit_levels(encoder, reader, schema=reader.dataset.schema, day=day, ranks=one_rank())
             fitted.append(encoder.quantiser.edges)
         edges.append(fitted)
     assert torch.equal(edges[0][0], edges[1][0])
@@ -73,18 +73,18 @@ def test_later_days_do_not_matter(tmp_path):
 
 def test_edges_go_into_the_state_of_the_model(tiny, schema):
     encoder, other = (encoder_of(schema, ["age", "price"]) for _ in range(2))
-    fit_levels(encoder, reader_of(tiny), day=DAY, ranks=one_rank())
+    fit_levels(encoder, reader_of(tiny), schema=schema, day=DAY, ranks=one_rank())
     other.load_state_dict(encoder.state_dict())
     numbers = read_batches(tiny)[0].numbers
     assert torch.equal(other.quantiser(numbers), encoder.quantiser(numbers))
     assert len(encoder.quantiser(numbers).unique()) > 4
 
 
-def test_a_model_without_quantisers_reads_nothing():
+def test_a_model_without_quantisers_reads_nothing(schema):
     class Unread:
         """A reader nobody may ask."""
 
         def day(self, _):
             pytest.fail("the day was read")
 
-    fit_levels(LinearNumbers(2, dim=4), Unread(), day=DAY, ranks=one_rank())
+    fit_levels(LinearNumbers(2, dim=4), Unread(), schema=schema, day=DAY, ranks=one_rank())
