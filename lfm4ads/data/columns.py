@@ -163,7 +163,7 @@ def read_number(values: pa.Array, feature: Feature, *, column: str, where: str) 
     if feature.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     standard = (numbers - feature.mean) / feature.std
-    if not _fits_float32(standard[present(values)]):
+    if not _fits_float32(standard[present(values)] if values.null_count else standard):
         raise UserError(
             f"{where}: column {column} has a NaN or infinite number;"
             " write a missing number as null and mark it nullable"
