@@ -60,7 +60,7 @@ class SngpHeads(nn.Module):
         features: R.
         seed: Of W and b; equal on all ranks.
         ridge: Precision of the prior, of every weight; 1 is a prior variance of one squared logit.
-        frequency: Standard deviation of W times sqrt(H); the larger, the sooner a row is unfamiliar.
+        frequency: Standard deviation of W times sqrt(H); the larger, the sooner a row is new.
         decay: Factor a call of ``observe`` puts on what was observed before.
     """
 
@@ -199,7 +199,7 @@ class SngpHeads(nn.Module):
     def _cholesky(self) -> Tensor:
         # Versions count every change in place, so a checkpoint that is loaded is seen as well.
         sums, rows = self.precision_sum, self.precision_rows
-        versions = (sums._version, rows._version)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        versions = (sums._version, rows._version)  # noqa: SLF001
         kept = self._factor
         if kept is None or kept.sums is not sums or kept.versions != versions:
             kept = self._factor = _Factor(sums, versions, torch.linalg.cholesky(self.precision()))
