@@ -196,7 +196,8 @@ def play(world: World, *, policy: ExploreConfig | None, seed: int) -> np.ndarray
         shown_U = torch.randint(len(live_A), (world.users,), generator=choices)
         if policy is not None:
             mean_UA, variance_UA = learner.score(taste_UD, vectors_AD)
-            scores_UA = ranking_scores(mean_UA, variance_UA, config=policy, generator=choices)
+            noise_UA = torch.randn(mean_UA.shape, generator=choices)
+            scores_UA = ranking_scores(mean_UA, variance_UA, config=policy, noise_N=noise_UA)
             shown_U = scores_UA.argmax(dim=1)
         click_U = coins_UA[torch.arange(world.users), shown_U].float()
         clicks[position] = click_U.sum().item()

@@ -116,14 +116,14 @@ class Lfm(nn.Module):
             return self.heads.variance(output.layers[self._last])
         return None
 
+    @property
+    def observes_steps(self) -> bool:
+        """Whether it is told of each training batch, and not of whole days after them."""
+        return isinstance(self.heads, SngpHeads) and self.heads.is_running
+
     def observe(self, output: LfmOutput, batch: Batch) -> None:
         """Add a batch to the rows the variance knows, once it is settled."""
-        if isinstance(self.heads, SngpHeads) and not self.heads.is_running:
-            self.heads.observe(output.layers[self._last], batch.scenario, batch.masks)
-
-    def observe_step(self, output: LfmOutput, batch: Batch) -> None:
-        """Add a training batch, where the precision is a running one."""
-        if isinstance(self.heads, SngpHeads) and self.heads.is_running:
+        if isinstance(self.heads, SngpHeads):
             self.heads.observe(output.layers[self._last], batch.scenario, batch.masks)
 
     def settle(self, sum_over_ranks: Callable[[Array], Array]) -> None:

@@ -18,7 +18,7 @@ from lfm4ads.data.reader import Reader
 from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_sharded, save_sharded
-from lfm4ads.train.diagnose import explain_not_finite
+from lfm4ads.train.diagnose import explain_not_finite, refuse_not_finite
 from lfm4ads.train.explore import ExploreConfig
 from lfm4ads.train.loop import Fault, agreed, progress, train_pass
 from lfm4ads.train.objective import Objective
@@ -118,7 +118,8 @@ class Daily:
         def loss(batch: Batch) -> Tensor:
             batch = self._labels_of(batch, chosen)
             output = self.sharded.model(batch)
-            self.model.observe_step(output, batch)
+            if self.model.observes_steps:
+                self.model.observe(output, batch)
             pairs = joint_logits(output)
             return self.objective(output.logits, batch, step=position.total_steps, pairs_BT2=pairs)
 
@@ -227,7 +228,7 @@ class Daily:
     @torch.no_grad()
     def _observe(self) -> None:
         """Let heads with a variance know the labels trained on since the last day's checkpoint."""
-        if not self.model.observes:
+        if not self.model.observes or self.model.observes_steps:
             return
         self.sharded.model.eval()
         for item in self.work.passes_since_kept(self.position.index):
@@ -246,6 +247,7 @@ class Daily:
             self.metrics.write(name, one.auc, step=step, split=f"{split}:{day}")
 
     def _save(self, name: str, *, day: int) -> None:
+        refuse_not_finite(self.sharded)
         seen = max(day, *self.work.valid_days, 0) if name.startswith("day=") else 0
         meta = {**self.meta, "day": day, "seen_through": seen, "position": asdict(self.position)}
         if self.model.observes:

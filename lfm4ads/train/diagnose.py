@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.nn.tables import Tables
 from lfm4ads.shard.sharded import Sharded
+from lfm4ads.shard.state import local_tensors
 
 
 def explain_not_finite(sharded: Sharded, batch: Batch, schema: Schema) -> str:
@@ -47,6 +49,24 @@ def explain_not_finite(sharded: Sharded, batch: Batch, schema: Schema) -> str:
         f"tables and parameters are finite, the largest input is {value:.3g} in {kind} feature"
         f" {name}; look for extreme values, or lower shard.optim.dense_lr or sparse_lr"
     )
+
+
+def refuse_not_finite(sharded: Sharded) -> None:
+    """Raise on all ranks if any weight of any rank is not finite; asked before weights are saved.
+
+    Buffers may hold infinite bounds. A finite loss may have a gradient that is not, which the next
+    step would be the first to show.
+    """
+    buffers = {name for name, _ in sharded.model.module.named_buffers()}
+    with sharded.ranks.together():
+        for piece, tensor in local_tensors(sharded).items():
+            name = piece.partition("#")[0]
+            if name not in buffers and not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"{name} is not finite and is not saved; lower"
+                    " shard.optim.dense_lr, sparse_lr or clip_norm, and start from the checkpoint"
+                    " before"
+                )
 
 
 def _largest(values: Tensor) -> float:

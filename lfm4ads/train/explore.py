@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lfm4ads.data.batch import Batch
+from lfm4ads.nn.ranking import hash_rows
+
 ExploreKind = Literal["greedy", "thompson", "ucb"]
 
 
@@ -29,7 +32,7 @@ class ExploreConfig:
 
 
 def ranking_scores(
-    mean_N: Tensor, variance_N: Tensor, *, config: ExploreConfig, generator: torch.Generator
+    mean_N: Tensor, variance_N: Tensor, *, config: ExploreConfig, noise_N: Tensor
 ) -> Tensor:
     """Return the scores (N) to rank by: m, m + kappa sqrt(var) or m + eps sqrt(var), eps ~ N(0, 1).
 
@@ -42,7 +45,7 @@ def ranking_scores(
         mean_N: Logits.
         variance_N: Variance of each logit, in squared logits; not negative.
         config: Kind and temperature.
-        generator: Of Thompson's draws, on the device of the logits; the others draw nothing.
+        noise_N: Standard normal draws for Thompson's; see ``row_noise``. The others ignore them.
     """
     match config.kind:
         case "greedy":
@@ -50,8 +53,22 @@ def ranking_scores(
         case "ucb":
             deviation_N = torch.sqrt(variance_N)
         case "thompson":
-            noise_N = torch.randn(
-                mean_N.shape, generator=generator, dtype=mean_N.dtype, device=mean_N.device
-            )
             deviation_N = noise_N * torch.sqrt(variance_N)
     return mean_N + config.temperature * deviation_N
+
+
+def row_noise(batch: Batch, *, columns: int, seed: int) -> Tensor:
+    """Return standard normal draws (B, columns) that depend on the seed and the row alone.
+
+    So a row's score is the same in any batch and on any number of ranks.
+    """
+    keys = (batch.row_id, batch.user, batch.item, batch.time, batch.scenario)
+    draws = [
+        hash_rows(keys, salt=seed * 2 * columns + place).double() * 2.0**-64 + 0.5
+        for place in range(2 * columns)
+    ]
+    # Box and Muller's transform of two uniforms to one normal.
+    radius = [torch.sqrt(-2 * torch.log(one.clamp(min=2.0**-53))) for one in draws[:columns]]
+    angle = [2 * math.pi * one for one in draws[columns:]]
+    noise = [far * torch.cos(turn) for far, turn in zip(radius, angle, strict=True)]
+    return torch.stack(noise, dim=1).float()

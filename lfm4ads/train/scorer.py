@@ -10,7 +10,7 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import Lfm, LfmOutput
 from lfm4ads.shard.sharded import Sharded
-from lfm4ads.train.explore import ExploreConfig, ranking_scores
+from lfm4ads.train.explore import ExploreConfig, ranking_scores, row_noise
 from lfm4ads.train.objective import Objective
 
 
@@ -22,10 +22,7 @@ def joint_logits(output: LfmOutput) -> Tensor | None:
 
 
 class Scorer:
-    """Scores with one model; ``extras`` name the columns of ``full`` after the tasks' logits.
-
-    Thompson's draws differ from batch to batch, and between numbers of ranks.
-    """
+    """Scores with one model; ``extras`` name the columns of ``full`` after the tasks' logits."""
 
     def __init__(
         self,
@@ -38,9 +35,7 @@ class Scorer:
     ) -> None:
         self._sharded = sharded
         self._objective = objective
-        self._explore = explore
-        ranks = sharded.ranks
-        self._generator = torch.Generator(ranks.device).manual_seed(hash((seed, ranks.rank)))
+        self._explore, self._seed = explore, seed
         tasks = list(schema.tasks)
         places = [tasks.index(task) for task in schema.binary_tasks]
         self._columns = torch.tensor(places, device=sharded.ranks.device)
@@ -65,9 +60,8 @@ class Scorer:
         if variance is None:
             return logits_BT
         variance_BT = variance[:, self._columns]
-        scores_BT = ranking_scores(
-            logits_BT, variance_BT, config=self._explore, generator=self._generator
-        )
+        noise_BT = row_noise(batch, columns=logits_BT.shape[1], seed=self._seed)
+        scores_BT = ranking_scores(logits_BT, variance_BT, config=self._explore, noise_N=noise_BT)
         return torch.cat([logits_BT, variance_BT, scores_BT], dim=1)
 
     def _logits(self, output: LfmOutput, batch: Batch) -> Tensor:

@@ -1,16 +1,19 @@
 """What is ranked by, and that exploring pays where ads are cold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from benchmarks.bandit import POLICIES, World, paired, play
-from lfm4ads.train.explore import ExploreConfig, ranking_scores
+from lfm4ads.train.explore import ExploreConfig, ranking_scores, row_noise
+from tests.batches import take
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
+def noise_of(mean):
+    return torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -23,10 +26,10 @@ def logits():
 def test_temperature_zero_is_the_greedy_order(logits, kind):
     mean, variance = logits
     config = ExploreConfig(kind=kind, temperature=0.0)
-    found = ranking_scores(mean, variance, config=config, generator=generator())
+    found = ranking_scores(mean, variance, config=config, noise_N=noise_of(mean))
     assert torch.equal(found.argsort(dim=1), mean.argsort(dim=1))
     warm = ExploreConfig(kind=kind)
-    found = ranking_scores(mean, variance, config=warm, generator=generator())
+    found = ranking_scores(mean, variance, config=warm, noise_N=noise_of(mean))
     moved = not torch.equal(found.argsort(dim=1), mean.argsort(dim=1))
     assert moved == (kind != "greedy")
 
@@ -34,25 +37,38 @@ def test_temperature_zero_is_the_greedy_order(logits, kind):
 def test_ucb_is_the_formula(logits):
     mean, variance = logits
     config = ExploreConfig(kind="ucb", temperature=1.5)
-    found = ranking_scores(mean, variance, config=config, generator=generator())
+    found = ranking_scores(mean, variance, config=config, noise_N=noise_of(mean))
     torch.testing.assert_close(found, mean + 1.5 * variance**0.5)
 
 
 def test_thompson_draws_around_the_mean_with_the_variance():
     mean, variance = torch.full((100_000,), -3.0), torch.full((100_000,), 0.25)
     config = ExploreConfig(kind="thompson", temperature=2.0)
-    drawn = ranking_scores(mean, variance, config=config, generator=generator())
+    drawn = ranking_scores(mean, variance, config=config, noise_N=noise_of(mean))
     assert drawn.mean().item() == pytest.approx(-3, abs=0.02)
     assert drawn.std().item() == pytest.approx(2.0 * 0.5, rel=0.02)
-    again = ranking_scores(mean, variance, config=config, generator=generator())
-    assert torch.equal(drawn, again)
+
+
+def test_noise_is_normal_and_of_the_row_alone(batch):
+    many = replace(
+        take(batch, list(range(64)) * 100), row_id=torch.arange(6400), user=torch.arange(6400)
+    )
+    noise = row_noise(many, columns=3, seed=1)
+    assert noise.shape == (6400, 3)
+    assert noise.mean(dim=0).abs().max() < 0.05
+    assert noise.std(dim=0).sub(1).abs().max() < 0.03
+    assert (torch.corrcoef(noise.T) - torch.eye(3)).abs().max() < 0.05
+    assert stats.kstest(noise[:, 0].numpy(), "norm").pvalue > 0.01
+    few = row_noise(take(many, [7, 3]), columns=3, seed=1)
+    assert torch.equal(few, noise[[7, 3]])
+    assert not torch.equal(row_noise(many, columns=3, seed=2), noise)
 
 
 @pytest.mark.parametrize("kind", ["thompson", "ucb"])
 def test_a_certain_score_is_its_mean(kind):
     mean = torch.linspace(-3, 3, 7)
     config = ExploreConfig(kind=kind)
-    found = ranking_scores(mean, torch.zeros(7), config=config, generator=generator())
+    found = ranking_scores(mean, torch.zeros(7), config=config, noise_N=noise_of(mean))
     assert torch.equal(found, mean)
 
 

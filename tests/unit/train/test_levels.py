@@ -24,7 +24,9 @@ def reader_of(folder):
 
 def encoder_of(schema, names, *, levels=8, **quantise):
     features = [schema.features[name] for name in names]
-    return NumeralNumbers(features, names, config=NumberConfig(encoding="numerals", levels=levels, quantise=quantise))
+    return NumeralNumbers(
+        features, names, config=NumberConfig(encoding="numerals", levels=levels, quantise=quantise)
+    )
 
 
 def test_every_encoder_gets_the_edges_of_its_own_numbers(tiny, schema):

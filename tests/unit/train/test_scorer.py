@@ -74,16 +74,14 @@ def test_columns_are_logits_variances_and_scores_by_task(schema, batches, sngp, 
 
 
 @torch.no_grad()
-def test_draws_differ_from_batch_to_batch_and_come_again_with_the_seed(schema, batches, sngp):
-    def scores(seed):
-        scorer = scorer_of(sngp, schema, kind="thompson", seed=seed)
-        return [scorer.full(batches[0])[:, -3:] for _ in range(2)]
+def test_draws_are_those_of_the_row_and_the_seed(schema, batches, sngp):
+    def scores(seed, batch):
+        return scorer_of(sngp, schema, kind="thompson", seed=seed).full(batch)[:, -3:]
 
-    first, second = scores(3)
-    assert not torch.equal(first, second)
-    for one, other in zip(scores(3), (first, second), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(scores(4)[0], first)
+    first = scores(3, batches[0])
+    assert torch.equal(scores(3, batches[0]), first)
+    torch.testing.assert_close(scores(3, take(batches[0], [5, 2])), first[[5, 2]])
+    assert not torch.equal(scores(4, batches[0]), first)
 
 
 @torch.no_grad()
