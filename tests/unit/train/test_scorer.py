@@ -11,7 +11,7 @@ from lfm4ads.train.explore import ExploreConfig
 from lfm4ads.train.objective import LossConfig, Objective
 from lfm4ads.train.scorer import Scorer, joint_logits
 from lfm4ads.train.weights import RepeatConfig, take_survey
-from tests.batches import one_rank
+from tests.batches import one_rank, take
 from tests.plain import unshard
 
 TASKS = ("click", "long_view", "conversion")
