@@ -36,7 +36,7 @@ help:
 	@echo "make clean              remove caches, builds and $(VENV); never data or runs"
 	@echo "make image              a container image; ACCEL=cpu|gpu, BASE=<image>, ENGINE=$(ENGINE)"
 	@echo "make <stage> CONFIG=configs/<stage>/<name>.yaml SET=\"key=value ...\" RANKS=<processes>"
-	@echo "                        stages: $(present)"
+	@echo "                        stages: $(present); experiments are in configs/experiments"
 
 install:
 	@$(install)
