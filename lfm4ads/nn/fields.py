@@ -51,7 +51,8 @@ class FieldEncoder(nn.Module):
 
     _lengths: Tensor
     _column: Tensor
-    _number: Tensor
+    _linear: Tensor
+    _numerals: Tensor
 
     def __init__(
         self,
@@ -69,9 +70,12 @@ class FieldEncoder(nn.Module):
         pooled = [name for name in sparse if tables.is_pooled(name)]
         unpooled = [name for name in sparse if not tables.is_pooled(name)]
         numbers = [name for name in chosen if kinds[name] == "number"]
+        linear = [name for name in numbers if config.number.kind_of(name) == "linear"]
+        numerals = [name for name in numbers if name not in linear]
         vectors = [name for name in chosen if kinds[name] == "vector"]
         codes = [name for name in vectors if config.vector.codes.get(name)]
-        self.names = [*pooled, *unpooled, *numbers, *vectors, *(f"{name}_code" for name in codes)]
+        self.names = [*pooled, *unpooled, *linear, *numerals, *vectors]
+        self.names += [f"{name}_code" for name in codes]
         dims = [tables.dim(name, table_set=table_set) for name in (*pooled, *unpooled)]
         self.dims = [
             *dims,
@@ -92,9 +96,12 @@ class FieldEncoder(nn.Module):
         self._register("_lengths", [keys.index(name) for name in (*pooled, *unpooled)])
         columns = torch.repeat_interleave(torch.arange(len(dims)), torch.tensor(dims).long())
         self.register_buffer("_column", columns, persistent=False)
-        positions = [schema.select(kind="number").index(name) for name in numbers]
-        self._register("_number", positions)
-        self.numbers = _build_numbers(schema, numbers, config=config.number) if numbers else None
+        number = schema.select(kind="number")
+        self._register("_linear", [number.index(name) for name in linear])
+        self._register("_numerals", [number.index(name) for name in numerals])
+        self.linear = LinearNumbers(len(linear), dim=config.number.dim) if linear else None
+        specs = [schema.features[name] for name in numerals]
+        self.numerals = NumeralNumbers(specs, numerals, config=config.number) if numerals else None
         self._vectors = vector_spans(schema)
         self.vector_maps = nn.ModuleDict()
         for name in vectors:
@@ -110,8 +117,10 @@ class FieldEncoder(nn.Module):
         parts: list[Tensor] = []
         if self._pooled or self._unpooled:
             parts.append(self._embeddings(looked, batch))
-        if self.numbers is not None:
-            parts.append(self.numbers(batch.numbers[:, self._number]))
+        if self.linear is not None:
+            parts.append(self.linear(batch.numbers[:, self._linear]))
+        if self.numerals is not None:
+            parts.append(self.numerals(batch.numbers[:, self._numerals]))
         for encoders in (self.vector_maps, self.vector_codes):
             for name, encoder in encoders.items():
                 start, stop = self._vectors[name]
@@ -160,14 +169,6 @@ class _VectorCode(nn.Module):
         return self.digits(self.code(vector_BV).unsqueeze(1)).squeeze(1)
 
 
-def _build_numbers(schema: Schema, names: list[str], *, config: NumberConfig) -> nn.Module:
-    match config.encoding:
-        case "linear":
-            return LinearNumbers(len(names), dim=config.dim)
-        case "numerals":
-            return NumeralNumbers([schema.features[name] for name in names], names, config=config)
-
-
 def vector_spans(schema: Schema) -> Mapping[str, tuple[int, int]]:
     """Return where each vector feature stands in ``Batch.vectors``: its first and last column."""
     spans: dict[str, tuple[int, int]] = {}
@@ -182,7 +183,7 @@ def check_codes(schema: Schema, config: FieldConfig) -> None:
     """Refuse codes and quantisers of features that are not there or of another kind."""
     settings: list[tuple[str, Iterable[str], FeatureKind]] = [
         ("vector.codes", config.vector.codes, "vector"),
-        ("number.quantise", config.number.quantise, "number"),
+        ("number.kinds", config.number.kinds, "number"),
     ]
     for setting, names, kind in settings:
         for name in names:

@@ -14,29 +14,34 @@ from lfm4ads.data.schema import Feature
 from lfm4ads.nn.numerals import NumeralConfig, NumeralEncoder
 from lfm4ads.nn.quantise import QuantiseKind, Quantiser
 
+NumberKind = Literal["linear", QuantiseKind]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumberConfig:
     """How number features become fields."""
 
-    encoding: Literal["linear", "numerals"] = "linear"
-    """linear: x * v + c; numerals: Multiple Numeral Systems Encoding of the quantised value."""
+    kind: NumberKind = "linear"
+    """linear: x * v + c. The others quantise a number into levels, whose numerals in several bases
+    have rows (MNSE): equal_frequency, log (bins of equal width in logs) or integer."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Kind of single features, by name."""
     dim: int = 8
     levels: int = 256
-    """Levels a value is quantised into."""
-    quantise: dict[str, str] = field(default_factory=dict)
-    """Quantiser of single features: equal_frequency (otherwise), log or integer."""
+    """Levels a number is quantised into."""
     numerals: NumeralConfig = field(default_factory=NumeralConfig)
 
     def __post_init__(self) -> None:
-        if self.quantise and self.encoding != "numerals":
-            raise ValueError("number.quantise is read by number.encoding=numerals alone")
-        for name, kind in self.quantise.items():
-            if kind not in get_args(QuantiseKind):
+        known = ("linear", *get_args(QuantiseKind))
+        for name, kind in self.kinds.items():
+            if kind not in known:
                 raise ValueError(
-                    f"number.quantise.{name} must be one of {', '.join(get_args(QuantiseKind))},"
-                    f" got {kind}"
+                    f"number.kinds.{name} must be one of {', '.join(known)}, got {kind}"
                 )
+
+    def kind_of(self, name: str) -> NumberKind:
+        """Return how one feature is encoded."""
+        return cast(NumberKind, self.kinds.get(name, self.kind))
 
 
 class LinearNumbers(nn.Module):
@@ -66,9 +71,7 @@ class NumeralNumbers(nn.Module):
             [one.mean for one in features],
             [one.std for one in features],
             [one.log for one in features],
-            kinds=[
-                cast(QuantiseKind, config.quantise.get(name, "equal_frequency")) for name in names
-            ],
+            kinds=[cast(QuantiseKind, config.kind_of(name)) for name in names],
             levels=config.levels,
         )
         self.numerals = NumeralEncoder(

@@ -22,7 +22,7 @@ PAIRS = PairConfig(
     dropout=0.3,
 )
 NUMERALS = FieldConfig(
-    number=NumberConfig(encoding="numerals", dim=8, levels=16, quantise={"age": "integer"}),
+    number=NumberConfig(kind="equal_frequency", dim=8, levels=16, kinds={"age": "integer"}),
     vector=VectorConfig(dim=8, codes={"picture": 6}),
 )
 EQUAL = FieldConfig(number=NumberConfig(dim=8), vector=VectorConfig(dim=8))

@@ -13,7 +13,7 @@ from tests.unit.nn.lookup import random_tables, weight_of
 
 LINEAR = FieldConfig(number=NumberConfig(dim=3), vector=VectorConfig(dim=5))
 CODES = FieldConfig(
-    number=NumberConfig(encoding="numerals", dim=4, levels=9),
+    number=NumberConfig(kind="equal_frequency", dim=4, levels=9, kinds={"age": "linear"}),
     vector=VectorConfig(dim=6, codes={"picture": 5, "taste": 3}),
 )
 SETS = {"main": TableSet(), "wide": TableSet(dim=16)}
@@ -25,9 +25,9 @@ EVERY = (
 def build(schema, features, batch, *, config=LINEAR, unpooled=(), table_set="wide"):
     tables = random_tables(Tables(schema, features, sets=SETS, unpooled=unpooled))
     encoder = FieldEncoder(schema, features, tables=tables, table_set=table_set, config=config)
-    if config.number.encoding == "numerals" and encoder.numbers is not None:
-        columns = [schema.select(kind="number").index(name) for name in encoder.numbers.names]
-        encoder.numbers.quantiser.fit(batch.numbers[:, columns].numpy())
+    if encoder.numerals is not None:
+        columns = [schema.select(kind="number").index(name) for name in encoder.numerals.names]
+        encoder.numerals.quantiser.fit(batch.numbers[:, columns].numpy())
     return tables, encoder
 
 
@@ -49,14 +49,16 @@ def encode_row(encoder, tables, schema, batch, row, *, table_set):
 
 
 def encode_number(encoder, schema, name, batch, row):
-    place = [one for one in encoder.names if one in schema.select(kind="number")].index(name)
     x = batch.numbers[row, schema.select(kind="number").index(name)]
-    if hasattr(encoder.numbers, "weight"):
-        return x.nan_to_num() * encoder.numbers.weight[place] + encoder.numbers.bias[place]
-    column = torch.full((1, len(encoder.numbers.names)), torch.nan)
-    column[0, place] = x
-    levels = encoder.numbers.quantiser(column)
-    return encoder.numbers.numerals(levels)[0, place]
+    coded = encoder.numerals.names if encoder.numerals is not None else []
+    if name not in coded:
+        numbers = [one for one in encoder.names if one in schema.select(kind="number")]
+        place = [one for one in numbers if one not in coded].index(name)
+        return x.nan_to_num() * encoder.linear.weight[place] + encoder.linear.bias[place]
+    column = torch.full((1, len(coded)), torch.nan)
+    column[0, coded.index(name)] = x
+    levels = encoder.numerals.quantiser(column)
+    return encoder.numerals.numerals(levels)[0, coded.index(name)]
 
 
 def encode_vector(encoder, name, vector):
@@ -166,8 +168,8 @@ def test_codes_of_too_many_bits_are_refused(bits):
             r"fields\.vector\.codes names colour, which is no vector feature; those are taste, pic",
         ),
         (
-            FieldConfig(number=NumberConfig(encoding="numerals", quantise={"item_id": "integer"})),
-            r"fields\.number\.quantise names item_id, which is no number feature; those are age, p",
+            FieldConfig(number=NumberConfig(kind="equal_frequency", kinds={"item_id": "integer"})),
+            r"fields\.number\.kinds names item_id, which is no number feature; those are age, p",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from lfm4ads.nn.numerals import NumeralConfig
 
 AGE = Feature(kind="number", side="user", mean=40, std=10)
 PRICE = Feature(kind="number", side="item", log=True)
-NUMERALS = NumberConfig(encoding="numerals", dim=4, levels=64, quantise={"age": "integer"})
+NUMERALS = NumberConfig(kind="equal_frequency", dim=4, levels=64, kinds={"age": "integer"})
 
 
 def test_linear_is_the_formula_and_missing_is_the_mean():
@@ -86,7 +86,7 @@ def test_levels_travel_with_the_weights():
 
 def test_the_merge_of_bases_can_be_chosen():
     both = NumberConfig(
-        encoding="numerals", dim=3, levels=8, numerals=NumeralConfig(bases=(2, 3), merge="sum")
+        kind="equal_frequency", dim=3, levels=8, numerals=NumeralConfig(bases=(2, 3), merge="sum")
     )
     assert fitted(both)(torch.zeros(1, 2)).shape == (1, 6)
 
@@ -94,6 +94,6 @@ def test_the_merge_of_bases_can_be_chosen():
 def test_a_quantiser_that_does_not_exist_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"number\.quantise\.age must be one of equal_frequency, log, integer, got thirds",
+        match=r"number\.kinds\.age must be one of linear, equal_frequency, log, integer, got",
     ):
-        NumberConfig(encoding="numerals", quantise={"age": "thirds"})
+        NumberConfig(kind="equal_frequency", kinds={"age": "thirds"})

@@ -22,10 +22,10 @@ def reader_of(folder):
     return Reader(open_dataset(folder, one_rank()), config=config, ranks=one_rank(), seed=1)
 
 
-def encoder_of(schema, names, *, levels=8, **quantise):
+def encoder_of(schema, names, *, levels=8, **kinds):
     features = [schema.features[name] for name in names]
     return NumeralNumbers(
-        features, names, config=NumberConfig(encoding="numerals", levels=levels, quantise=quantise)
+        features, names, config=NumberConfig(kind="equal_frequency", levels=levels, kinds=kinds)
     )
 
 
