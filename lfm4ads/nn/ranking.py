@@ -30,6 +30,9 @@ class Ranked:
     weight_N: Tensor
     """(N,) above 0."""
     num_groups: int
+    mass_G: Tensor
+    """(G,) how much each group's mean weighs in that of all: the weight of its labels. Otherwise
+    the scenario with most pairs, the one with most clicks, would be the only one ranked."""
 
     def take(self, rows: Tensor) -> "Ranked":
         """Return some rows, by index or bool mask (N,)."""
@@ -38,6 +41,7 @@ class Ranked:
             group_N=self.group_N[rows],
             weight_N=self.weight_N[rows],
             num_groups=self.num_groups,
+            mass_G=self.mass_G,
         )
 
     def comparable(self) -> Tensor:
@@ -48,7 +52,7 @@ class Ranked:
 
 
 def pair_loss(z_N: Tensor, *, rows: Ranked) -> Tensor:
-    """Return the mean of -log sigmoid(z_i - z_j) over positives i and negatives j of one group.
+    """Return the mean over groups of the mean of -log sigmoid(z_i - z_j), i positive, j negative.
 
     Combined-Pair of arXiv 2403.14144, whose code has the whole batch as one group. Holds P x M
     numbers; see ``cap_negatives``.
@@ -57,11 +61,12 @@ def pair_loss(z_N: Tensor, *, rows: Ranked) -> Tensor:
     same_PM = rows.group_N[positive].unsqueeze(1) == rows.group_N[~positive]
     weight_PM = rows.weight_N[positive].unsqueeze(1) * rows.weight_N[~positive] * same_PM
     loss_PM = -F.logsigmoid(z_N[positive].unsqueeze(1) - z_N[~positive])
-    return _ratio((weight_PM * loss_PM).sum(), weight_PM.sum())
+    group_P = rows.group_N[positive]
+    return _mean_of_groups((weight_PM * loss_PM).sum(1), weight_PM.sum(1), group_P, rows=rows)
 
 
 def list_loss(score_N: Tensor, *, rows: Ranked) -> Tensor:
-    """Return the mean over positives of -log softmax of the scores within the group.
+    """Return the mean over groups of that over positives of -log softmax within the group.
 
     Combined-List of arXiv 2403.14144: the sum runs over all rows of the group, the other positives
     too.
@@ -70,7 +75,7 @@ def list_loss(score_N: Tensor, *, rows: Ranked) -> Tensor:
     score_N, rows = score_N[kept], rows.take(kept)
     loss_N = _log_sum_exp(score_N, rows=rows) - score_N
     weight_N = rows.weight_N * rows.positive_N
-    return _ratio((weight_N * loss_N).sum(), weight_N.sum())
+    return _mean_of_groups(weight_N * loss_N, weight_N, rows.group_N, rows=rows)
 
 
 def list_ce_loss(z_N: Tensor, *, rows: Ranked) -> Tensor:
@@ -86,22 +91,22 @@ def jrc_loss(z_N2: Tensor, *, rows: Ranked) -> Tensor:
     """Return the label-wise batch softmax of two logits a row; the rate is sigmoid(z1 - z0).
 
     The generative term of JRC, arXiv 2208.06164: a positive competes by z1, a negative by z0, each
-    with all rows of its group; the mean is over rows of both classes.
+    with all rows of its group; a group's mean is over rows of both classes.
     """
     kept = rows.comparable()
     z_N2, rows = z_N2[kept], rows.take(kept)
     loss_N2 = torch.stack([_log_sum_exp(z_N, rows=rows) - z_N for z_N in z_N2.unbind(1)], dim=1)
     loss_N = torch.where(rows.positive_N, loss_N2[:, 1], loss_N2[:, 0])
-    return _ratio((rows.weight_N * loss_N).sum(), rows.weight_N.sum())
+    return _mean_of_groups(rows.weight_N * loss_N, rows.weight_N, rows.group_N, rows=rows)
 
 
 def cap_negatives(rows: Ranked, *, hash_N: Tensor, max_negatives: int) -> Tensor:
     """Return which rows (N,) stay: all positives, and the negatives of the smallest hashes.
 
     All positives share the negatives that stay, so ``pair_loss`` holds P x max_negatives numbers.
-    They are drawn over all groups alike, so the mean over their pairs estimates that over all. The
-    choice does not depend on the order of rows: of negatives with equal hashes at the limit, which
-    are copies of one row, none stays.
+    They are drawn over all groups alike, so a group's mean over their pairs estimates that over all
+    of its pairs. The choice does not depend on the order of rows: of negatives with equal hashes at
+    the limit, which are copies of one row, none stays.
     """
     hashes = hash_N[~rows.positive_N].sort().values
     if len(hashes) <= max_negatives:
@@ -117,9 +122,18 @@ def hash_rows(keys: Sequence[Tensor], *, salt: int) -> Tensor:
     return hash_N
 
 
-def _ratio(total: Tensor, weight: Tensor) -> Tensor:
-    """Return total / weight; zero, with zero gradient, where nothing was compared."""
-    return total / torch.where(weight > 0, weight, 1)
+def _mean_of_groups(total_N: Tensor, weight_N: Tensor, group_N: Tensor, *, rows: Ranked) -> Tensor:
+    """Return the groups' means of total / weight, weighted by their mass.
+
+    A group in which nothing was compared adds zero, with zero gradient.
+    """
+    empty_G = total_N.new_zeros(rows.num_groups)
+    total_G = empty_G.index_add(0, group_N, total_N)
+    weight_G = empty_G.index_add(0, group_N, weight_N.to(total_N.dtype))
+    mean_G = total_G / torch.where(weight_G > 0, weight_G, 1)
+    mass_G = rows.mass_G.to(total_N.dtype)
+    mass = mass_G.sum()
+    return (mass_G * mean_G).sum() / torch.where(mass > 0, mass, 1)
 
 
 def _log_sum_exp(score_N: Tensor, *, rows: Ranked) -> Tensor:

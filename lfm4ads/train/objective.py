@@ -44,8 +44,12 @@ class LossConfig:
     """Ranking term of every binary task; jrc needs a model with two logits a task."""
     alpha: float = 0.9
     """Weight of BCE; the ranking term has 1 - alpha."""
+    tasks: tuple[str, ...] = ()
+    """Tasks with a ranking term; empty: all binary ones. Where a batch has one positive in a thousand
+    rows, the term's gradient on it is a hundred times BCE's: leave such tasks out."""
     within: Literal["scenario", "batch"] = "scenario"
-    """Rows that are compared; across scenarios mostly base rates are learnt."""
+    """Rows that are compared; across scenarios mostly base rates are learnt. Scenarios weigh by
+    their labels, not by their pairs."""
     max_negatives: int = 512
     """Negatives of a task that one step's pairs share; lists have no pairs and use all."""
     task_weights: dict[str, float] = field(default_factory=dict)
@@ -109,7 +113,14 @@ class Objective:
         self._ranks = ranks
         self._repeat_mean = survey.repeat_mean if survey else 1.0
         tasks = list(schema.tasks)
-        self._binary = [tasks.index(task) for task in schema.binary_tasks]
+        ranked = config.tasks or schema.binary_tasks
+        for task in config.tasks:
+            if task not in schema.binary_tasks:
+                raise UserError(
+                    f"loss.tasks names {task}; binary tasks are {', '.join(schema.binary_tasks)}",
+                    everywhere=True,
+                )
+        self._binary = [tasks.index(task) for task in ranked]
         task_T = _factors(config.task_weights, names=tasks, what="task")
         domain_D = _factors(config.domain_weights, names=schema.domains, what="domain")
         weight_DT = np.outer(domain_D, task_T)
@@ -185,11 +196,13 @@ class Objective:
             # Padding, rows without the label and weights of 0 are all rows that are not there.
             kept = weight_RT[:, column].nonzero().squeeze(1)
             weight_N = weight_RT[kept, column].to(z_BTC.dtype)
+            groups, group_N = len(self._schema.scenarios), group_R[kept]
             rows = Ranked(
                 positive_N=label_RT[kept, column] > 0.5,
-                group_N=group_R[kept],
+                group_N=group_N,
                 weight_N=weight_N,
-                num_groups=len(self._schema.scenarios),
+                num_groups=groups,
+                mass_G=weight_N.new_zeros(groups).index_add(0, group_N, weight_N),
             )
             mean = self._mean(z_RTC[kept, column], rows=rows, hash_N=hash_R[kept])
             total = total + weight_N.sum() * mean

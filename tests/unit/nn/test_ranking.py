@@ -24,12 +24,23 @@ GROUPS = 4
 def make_rows(positive, *, group=None, weight=None):
     positive = torch.as_tensor(positive, dtype=torch.bool)
     count = len(positive)
+    group = torch.zeros(count, dtype=torch.int64) if group is None else torch.as_tensor(group)
+    weight = torch.ones(count, dtype=torch.float64) if weight is None else weight
     return Ranked(
         positive_N=positive,
-        group_N=torch.zeros(count, dtype=torch.int64) if group is None else torch.as_tensor(group),
-        weight_N=torch.ones(count, dtype=torch.float64) if weight is None else weight,
+        group_N=group,
+        weight_N=weight,
         num_groups=GROUPS,
+        mass_G=torch.zeros(GROUPS, dtype=torch.float64).index_add(0, group, weight),
     )
+
+
+def by_groups(mean, rows):
+    """``mean`` of a group's rows, weighted by the groups' labels; a group of one class adds 0."""
+    data = columns(rows)
+    masses = {g: sum(w for _, other, w in data if other == g) for _, g, _ in data}
+    total = sum(mass * mean(group) for group, mass in masses.items() if group in mixed(data))
+    return total / sum(masses.values())
 
 
 def drawn(count=40, *, rate=0.4):
@@ -51,15 +62,18 @@ def columns(rows):
 
 
 def pair_by_loops(z, rows):
-    total = mass = 0.0
-    data = columns(rows)
-    for i, (up, group, weight) in enumerate(data):
-        for j, (other_up, other_group, other_weight) in enumerate(data):
-            if up and not other_up and group == other_group:
-                rate = 1 / (1 + math.exp(-(z[i].item() - z[j].item())))
-                total -= weight * other_weight * math.log(rate)
-                mass += weight * other_weight
-    return total / mass
+    def mean(group):
+        total = mass = 0.0
+        data = [(i, *one) for i, one in enumerate(columns(rows)) if one[1] == group]
+        for i, up, _, weight in data:
+            for j, other_up, _, other_weight in data:
+                if up and not other_up:
+                    rate = 1 / (1 + math.exp(-(z[i].item() - z[j].item())))
+                    total -= weight * other_weight * math.log(rate)
+                    mass += weight * other_weight
+        return total / mass
+
+    return by_groups(mean, rows)
 
 
 def mixed(data):
@@ -70,28 +84,27 @@ def mixed(data):
 
 def list_by_loops(value, rows):
     """``value`` stands where e^z does in a softmax."""
-    total = mass = 0.0
-    data = columns(rows)
-    for i, (up, group, weight) in enumerate(data):
-        if up and group in mixed(data):
-            whole = sum(w * value[j].item() for j, (_, g, w) in enumerate(data) if g == group)
-            total -= weight * math.log(value[i].item() / whole)
-            mass += weight
-    return total / mass
+
+    def mean(group):
+        data = [(i, *one) for i, one in enumerate(columns(rows)) if one[1] == group]
+        whole = sum(w * value[j].item() for j, _, _, w in data)
+        terms = [(-w * math.log(value[i].item() / whole), w) for i, up, _, w in data if up]
+        return sum(term for term, _ in terms) / sum(w for _, w in terms)
+
+    return by_groups(mean, rows)
 
 
 def jrc_by_loops(z, rows):
-    total = mass = 0.0
-    data = columns(rows)
-    for i, (up, group, weight) in enumerate(data):
-        if group in mixed(data):
+    def mean(group):
+        data = [(i, *one) for i, one in enumerate(columns(rows)) if one[1] == group]
+        total = 0.0
+        for i, up, _, weight in data:
             c = int(up)
-            whole = sum(
-                w * math.exp(z[j, c].item()) for j, (_, g, w) in enumerate(data) if g == group
-            )
+            whole = sum(w * math.exp(z[j, c].item()) for j, _, _, w in data)
             total -= weight * math.log(math.exp(z[i, c].item()) / whole)
-            mass += weight
-    return total / mass
+        return total / sum(w for _, _, _, w in data)
+
+    return by_groups(mean, rows)
 
 
 def test_pairs_are_a_double_loop():
@@ -134,9 +147,7 @@ def test_a_weight_of_two_is_the_row_twice(loss):
     twice = torch.cat([torch.arange(40), torch.arange(10)])
     weight = torch.ones(40, dtype=torch.float64)
     weight[:10] = 2
-    weighted = Ranked(
-        positive_N=rows.positive_N, group_N=rows.group_N, weight_N=weight, num_groups=GROUPS
-    )
+    weighted = make_rows(rows.positive_N, group=rows.group_N, weight=weight)
     plain = make_rows(rows.positive_N[twice], group=rows.group_N[twice])
     z = scores_of(loss, 40)
     assert loss(z, rows=weighted).item() == pytest.approx(loss(z[twice], rows=plain).item())

@@ -45,11 +45,13 @@ def ranking_by_tasks(z, batch, *, rank, within="scenario"):
     total = 0.0
     for task in range(TASKS):
         kept = batch.masks[:, task] > 0
+        group, ones = batch.scenario[kept] * (within == "scenario"), torch.ones(int(kept.sum()))
         rows = Ranked(
             positive_N=batch.labels[kept, task] > 0,
-            group_N=batch.scenario[kept] * (within == "scenario"),
-            weight_N=torch.ones(int(kept.sum())),
+            group_N=group,
+            weight_N=ones,
             num_groups=3,
+            mass_G=torch.zeros(3).index_add(0, group, ones),
         )
         total += kept.sum() * TERMS[rank](z[kept, task], rows=rows)
     return total.item()
@@ -106,6 +108,17 @@ def test_a_shift_of_all_logits_leaves_the_pairs_alone(batches, schema):
         objective = make(schema, rank=rank, alpha=0.0)
         values = [objective(logits + c, batches[0], step=0).item() for c in (0.0, 2.5)]
         assert (values[0] == pytest.approx(values[1], rel=1e-4)) is same
+
+
+def test_tasks_can_be_chosen(batches, schema):
+    logits = torch.randn(64, TASKS, requires_grad=True)
+    make(schema, rank="pair", alpha=0.0, tasks=("click",))(logits, batches[0], step=0).backward()
+    assert logits.grad[:, 0].any()
+    assert not logits.grad[:, 1:].any()
+    with pytest.raises(
+        UserError, match=r"loss\.tasks names buy; binary tasks are click, long_view"
+    ):
+        make(schema, rank="pair", tasks=("buy",))
 
 
 def test_only_binary_tasks_are_ranked(batches, schema):
