@@ -45,8 +45,8 @@ class LossConfig:
     alpha: float = 0.9
     """Weight of BCE; the ranking term has 1 - alpha."""
     tasks: tuple[str, ...] = ()
-    """Tasks with a ranking term; empty: all binary ones. Where a batch has one positive in a thousand
-    rows, the term's gradient on it is a hundred times BCE's: leave such tasks out."""
+    """Tasks with a ranking term; empty: all binary ones. Where a batch has one positive in a
+    thousand rows, the term's gradient on it is a hundred times BCE's: leave such tasks out."""
     within: Literal["scenario", "batch"] = "scenario"
     """Rows that are compared; across scenarios mostly base rates are learnt. Scenarios weigh by
     their labels, not by their pairs."""

@@ -116,7 +116,7 @@ def test_tasks_can_be_chosen(batches, schema):
     assert logits.grad[:, 0].any()
     assert not logits.grad[:, 1:].any()
     with pytest.raises(
-        UserError, match=r"loss\.tasks names buy; binary tasks are click, long_view"
+        UserError, match=r"loss\.tasks names buy; binary tasks are click, lon"
     ):
         make(schema, rank="pair", tasks=("buy",))
 
