@@ -102,7 +102,7 @@ def everything(
         "sets": {"main": {"dim": 16}, "wide": {"dim": 24}},
         "fields": {
             "number": {
-                "encoding": "numerals", "dim": 16, "levels": 64, "quantise": {number: "integer"},
+                "kind": "equal_frequency", "dim": 16, "levels": 64, "kinds": {number: "integer"},
             },
             "vector": {"dim": 16, "codes": {item: 8}},
         },
@@ -182,7 +182,8 @@ def do_watched(ranks, jobs):
     found = []
     for one in jobs:
         events.clear()
-        assert do(ranks, [one]) == [None]
+        sentences = do(ranks, [one])
+        assert sentences == [None], sentences
         found.append(list(events))
     return found
 

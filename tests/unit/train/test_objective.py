@@ -115,9 +115,7 @@ def test_tasks_can_be_chosen(batches, schema):
     make(schema, rank="pair", alpha=0.0, tasks=("click",))(logits, batches[0], step=0).backward()
     assert logits.grad[:, 0].any()
     assert not logits.grad[:, 1:].any()
-    with pytest.raises(
-        UserError, match=r"loss\.tasks names buy; binary tasks are click, lon"
-    ):
+    with pytest.raises(UserError, match=r"loss\.tasks names buy; binary tasks are click, lon"):
         make(schema, rank="pair", tasks=("buy",))
 
 

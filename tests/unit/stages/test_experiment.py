@@ -1,0 +1,95 @@
+"""Experiments: figures of planted runs, and what is told of a wrong config."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.stages.experiment import Config, FigureConfig, run
+
+ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
+AUCS = {("plain", 0): 0.6, ("plain", 1): 0.62, ("better", 0): 0.64, ("better", 1): 0.68}
+
+
+def rows_of(auc):
+    """Two days and scenarios of a task, and what a figure must leave out."""
+    days = [(1, "0", auc - 0.3, 50), (2, "0", auc, 30), (2, "1", auc + 0.1, 10)]
+    rows = [
+        {"day": day, "scenario": scenario, "auc": value, "positives": positives}
+        for day, scenario, value, positives in days
+    ]
+    rows += [{"day": 2, "scenario": "all", "auc": 0.99, "positives": 1000}]
+    rows += [{"day": 2, "scenario": "2", "auc": None, "positives": 0}]
+    return [{"task": "click", "split": "prequential", **row} for row in rows] + [
+        {"task": "click", "split": "valid", "day": 2, "scenario": "0", "auc": 0.1, "positives": 99},
+        {**rows[1], "task": "like", "split": "prequential", "auc": 0.2},
+    ]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """An experiment whose runs are all there."""
+    for (variant, seed), auc in AUCS.items():
+        folder = tmp_path / "out" / variant / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        report = {
+            "metrics": rows_of(auc),
+            "num_parameters": {"tables": 1000, "dense": 10},
+            "seconds": 4.0 if variant == "better" else 2.0,
+        }
+        (folder / "report.json").write_text(json.dumps(report))
+    return Config(
+        config=tmp_path / "none.yaml",
+        output=tmp_path / "out",
+        variants={"plain": [], "better": ["seed=1"]},
+        baseline="plain",
+        seeds=(0, 1),
+        figures={"late": FigureConfig(task="click", first_day=2)},
+    )
+
+
+def test_a_figure_is_the_mean_of_chosen_rows_by_positives(config, capsys):
+    run(config, ALONE)
+    report = json.loads((config.output / "report.json").read_text())
+    plain, better = report["figures"]
+    assert plain["values"] == pytest.approx([0.6 + 0.1 / 4, 0.62 + 0.1 / 4])
+    assert plain["lift"] is None
+    assert better["lift"]["mean"] == pytest.approx(0.05)
+    assert (better["lift"]["low"], better["lift"]["high"]) == pytest.approx(
+        (0.05 - 12.7062 * 0.01, 0.05 + 12.7062 * 0.01), rel=1e-4
+    )
+    table = capsys.readouterr().out
+    assert table == (config.output / "table.txt").read_text()
+    line = next(line for line in table.splitlines() if "better" in line)
+    assert "0.6850  +0.0500" in line
+    assert line.endswith("2.00")
+
+
+def test_scenarios_can_be_chosen(config):
+    figures = {"one": FigureConfig(task="click", scenarios=("1",))}
+    run(replace(config, figures=figures), ALONE)
+    report = json.loads((config.output / "report.json").read_text())
+    assert report["figures"][0]["values"] == pytest.approx([0.7, 0.72])
+
+
+def test_a_figure_the_runs_do_not_have_is_one_sentence(config):
+    figures = {"buy": FigureConfig(task="buy")}
+    with pytest.raises(UserError, match="the runs have no AUC of task buy, split prequential, sce"):
+        run(replace(config, figures=figures), ALONE)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"baseline": "worse"}, "baseline worse is none of plain, better"),
+        ({"seeds": ()}, "at least one seed and one figure"),
+        ({"figures": {}}, "at least one seed and one figure"),
+        ({"parallel": 0}, "ranks and parallel must be at least 1"),
+    ],
+)
+def test_impossible_experiments_are_refused(config, words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(config, **words)
