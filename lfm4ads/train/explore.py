@@ -63,10 +63,8 @@ def row_noise(batch: Batch, *, columns: int, seed: int) -> Tensor:
     So a row's score is the same in any batch and on any number of ranks.
     """
     keys = (batch.row_id, batch.user, batch.item, batch.time, batch.scenario)
-    draws = [
-        hash_rows(keys, salt=seed * 2 * columns + place).double() * 2.0**-64 + 0.5
-        for place in range(2 * columns)
-    ]
+    salts = [(seed * 2 * columns + place) % 2**63 for place in range(2 * columns)]
+    draws = [hash_rows(keys, salt=salt).double() * 2.0**-64 + 0.5 for salt in salts]
     # Box and Muller's transform of two uniforms to one normal.
     radius = [torch.sqrt(-2 * torch.log(one.clamp(min=2.0**-53))) for one in draws[:columns]]
     angle = [2 * math.pi * one for one in draws[columns:]]
