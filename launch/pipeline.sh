@@ -19,19 +19,20 @@ if [[ -n $data ]]; then
   words=("source=$data")
 fi
 
-stage() { # name, words: a stage on all ranks
-  local name=$1
-  shift
+stage() { # name, config, words: a stage on all ranks
+  local name=$1 config=$2
+  shift 2
   echo "== $name" >&2
-  "$python" -m launch.ranks --nproc-per-node "$ranks" -m "launch.$name" "configs/$name/$world.yaml" "$@"
+  "$python" -m launch.ranks --nproc-per-node "$ranks" -m "launch.$name" "configs/$name/$config.yaml" "$@"
 }
 
 rm -rf "$out"
 echo "== prepare" >&2
 "$python" -m launch.prepare "configs/prepare/$world.yaml" "output=$out/data" "${words[@]}"
-stage pretrain "data=$out/data" "output=$out/pretrain"
-stage dump "data=$out/data" "pretrain=$out/pretrain" "output=$out/reps"
-stage transfer "input.data=$out/data" "input.pretrain=$out/pretrain" "input.reps=$out/reps" "output=$out/transfer"
+# The plain network trains in half the time, and what it learns transfers best so far (docs/LOG.md).
+stage pretrain "plain_$world" "data=$out/data" "output=$out/pretrain"
+stage dump "$world" "data=$out/data" "pretrain=$out/pretrain" "output=$out/reps"
+stage transfer "$world" "input.data=$out/data" "input.pretrain=$out/pretrain" "input.reps=$out/reps" "output=$out/transfer"
 echo "== report" >&2
 oracle=null
 if [[ -d $out/data/oracle ]]; then oracle=$out/data/oracle; fi
