@@ -23,7 +23,8 @@ def edges(ranks, folder, *, sample_rows, lanes=4):
     names = dataset.schema.select(kind="number")
     features = [dataset.schema.features[name] for name in names]
     # In another order than the schema's: an encoder takes its own columns.
-    encoder = NumeralNumbers(features[::-1], names[::-1], config=NumberConfig(levels=16))
+    numbers = NumberConfig(kind="equal_frequency", levels=16)
+    encoder = NumeralNumbers(features[::-1], names[::-1], config=numbers)
     levels.fit_levels(encoder, reader, schema=reader.dataset.schema, day=DAY, ranks=ranks)
     assert encoder.quantiser.fitted
     return encoder.quantiser.edges.numpy()
