@@ -124,7 +124,13 @@ class Lfm(nn.Module):
     def observe(self, output: LfmOutput, batch: Batch) -> None:
         """Add a batch to the rows the variance knows, once it is settled."""
         if isinstance(self.heads, SngpHeads):
-            self.heads.observe(output.layers[self._last], batch.scenario, batch.masks)
+            top_BH = output.layers[self._last]
+            self.heads.observe(top_BH, batch.scenario, batch.masks, logits_BT=output.logits)
+
+    def drop_observed(self) -> None:
+        """Forget what was observed since the last settlement."""
+        if isinstance(self.heads, SngpHeads):
+            self.heads.drop_pending()
 
     def settle(self, sum_over_ranks: Callable[[Array], Array]) -> None:
         """Make what was observed on all ranks count."""

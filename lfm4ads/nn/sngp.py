@@ -128,13 +128,24 @@ class SngpHeads(nn.Module):
         return all_BST.gather(1, index_B1T).squeeze(1)
 
     @torch.no_grad()
-    def observe(self, h_BH: Tensor, scenario_B: Tensor, masks_BT: Tensor) -> None:
+    def observe(
+        self,
+        h_BH: Tensor,
+        scenario_B: Tensor,
+        masks_BT: Tensor,
+        *,
+        logits_BT: Tensor | None = None,
+    ) -> None:
         """Add the labelled rows (mask > 0) of a batch to this rank's pending sums.
+
+        ``logits_BT``: the model's, where more than this head adds to them.
 
         In running mode every rank must call it equally often, if need be with masks of zeros.
         """
         phi_BR = self.features(h_BH)
-        probability_BT = torch.sigmoid(self._logits(phi_BR, scenario_B)).double()
+        if logits_BT is None:
+            logits_BT = self._logits(phi_BR, scenario_B)
+        probability_BT = torch.sigmoid(logits_BT).double()
         labelled_BT = (masks_BT > 0).double()
         weight_BT = probability_BT * (1 - probability_BT) * labelled_BT
         if self._decay < 1:
@@ -164,6 +175,12 @@ class SngpHeads(nn.Module):
                 total = torch.from_numpy(sum_over_ranks(pending.cpu().numpy())).to(settled.device)
             settled.add_(total)
             pending.zero_()
+
+    @torch.no_grad()
+    def drop_pending(self) -> None:
+        """Forget what was observed and not settled."""
+        self.pending_sum.zero_()
+        self.pending_rows.zero_()
 
     @torch.no_grad()
     def reset_precision(self) -> None:

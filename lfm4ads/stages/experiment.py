@@ -27,6 +27,7 @@ from lfm4ads.core.version import git_commit
 from lfm4ads.metrics.seeds import student_interval
 
 Json = dict[str, Any]
+_OF_A_JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ class _Job:
     seed: int
     folder: Path
     command: tuple[str, ...]
+    words: str
+    """The command and the text of its config: what the result depends on."""
 
 
 def run(config: Config, ranks: Ranks) -> None:
@@ -89,7 +92,7 @@ def run(config: Config, ranks: Ranks) -> None:
     if not ranks.is_first:
         return
     jobs = [_job(config, variant, seed) for variant in config.variants for seed in config.seeds]
-    missing = [job for job in jobs if not (job.folder / "report.json").exists()]
+    missing = [job for job in jobs if not _is_done(job)]
     log.info("%d runs, %d of them to do, %d at a time", len(jobs), len(missing), config.parallel)
     with ThreadPoolExecutor(config.parallel) as pool:
         failed = [words for words in pool.map(_run_job, missing) if words]
@@ -113,7 +116,21 @@ def _job(config: Config, variant: str, seed: int) -> _Job:
     start = ["-m", f"launch.{config.stage}"]
     if config.ranks > 1:
         start = ["-m", "launch.ranks", "--nproc-per-node", str(config.ranks), *start]
-    return _Job(variant, seed, folder, (sys.executable, *start, str(config.config), *words))
+    text = config.config.read_text(encoding="utf-8") if config.config.exists() else ""
+    told = f"{' '.join([*start, str(config.config), *words])}\n\n{text}"
+    command = (sys.executable, *start, str(config.config), *words)
+    return _Job(variant, seed, folder, command, told)
+
+
+def _is_done(job: _Job) -> bool:
+    """Whether the job's run is finished; refuse the run of another command or config."""
+    words = job.folder / "words.txt"
+    if words.exists() and words.read_text(encoding="utf-8") != job.words:
+        raise UserError(
+            f"{job.folder} holds a run of other words or another config; choose another output or"
+            " remove that folder"
+        )
+    return (job.folder / "report.json").exists()
 
 
 def _run_job(job: _Job) -> str:
@@ -123,6 +140,11 @@ def _run_job(job: _Job) -> str:
     path = job.folder / "log.txt"
     # Runs side by side share the cores: a thread each.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    for name in list(environment):
+        # A run is a job of its own, whatever job this process may be a rank of.
+        if name in _OF_A_JOB or name.startswith("TORCHELASTIC_"):
+            del environment[name]
+    write_text(job.folder / "words.txt", job.words)
     with path.open("w", encoding="utf-8") as file:
         code = subprocess.run(
             job.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False

@@ -63,6 +63,10 @@ class Config:
             raise ValueError(
                 f"explore.kind={self.explore.kind} needs a variance; set model.heads.kind=sngp"
             )
+        if self.explore.kind != "greedy" and not self.write_scores:
+            raise ValueError(
+                f"explore.kind={self.explore.kind} changes what is written; set write_scores=true"
+            )
 
 
 def upstream_version(config: Config, dataset: Dataset) -> str:

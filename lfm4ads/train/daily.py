@@ -1,5 +1,6 @@
 """Work through an upstream run's items: train, validate, settle, score, keep a checkpoint."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -100,6 +101,7 @@ class Daily:
             case "settle":
                 if self.work.valid_days:
                     load_sharded(self.checkpoints / "best", self.sharded)
+                    self.model.drop_observed()
                 self._keep(item.day)
             case "keep":
                 self._keep(item.day)
@@ -206,6 +208,8 @@ class Daily:
         scores = Scores(schema, schema.binary_tasks)
         self.sharded.model.eval()
         for day in days:
+            if write:
+                self._clear_scores(day)
             with ExitStack() as stack:
                 sinks = [scores.update]
                 if write:
@@ -224,6 +228,12 @@ class Daily:
                 forward = scorer.full if write else scorer.logits
                 score_pass(batches, forward=forward, sinks=sinks, ranks=self.ranks)
         return scores.reduce(self.ranks)
+
+    def _clear_scores(self, day: int) -> None:
+        """Remove what a run on more ranks may have left of a day it did not finish."""
+        with self.ranks.together():
+            if self.ranks.is_first:
+                shutil.rmtree(self.output / f"scores/day={day}", ignore_errors=True)
 
     @torch.no_grad()
     def _observe(self) -> None:

@@ -17,7 +17,7 @@ from lfm4ads.data.schema import Schema
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import copy_weights, put_weights
 from lfm4ads.train.diagnose import explain_not_finite
-from lfm4ads.train.loop import progress, train_pass
+from lfm4ads.train.loop import Pass, progress, train_pass
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, score_pass, weighted_scenario_auc
 
 
@@ -75,11 +75,14 @@ class Fitter:
         """Train on the ``train`` days until the ``valid`` days stop improving; keep the best."""
         monitor = config.monitor or self.tasks[0]
         best, best_epoch, weights = -1.0, -1, copy_weights(self.sharded)
-        rows, seconds = 0, 0.0
+        rows, steps, seconds = 0, 0, 0.0
         for epoch in range(config.max_epochs):
             started = time.monotonic()
             for day in train:
-                rows += self._train_day(day, epoch=epoch, metrics=metrics, stop=stop)
+                done = self._train_day(
+                    day, epoch=epoch, first_total_step=steps, metrics=metrics, stop=stop
+                )
+                rows, steps = rows + done.rows, steps + done.steps
             seconds += time.monotonic() - started
             auc = weighted_scenario_auc(self.score(valid), task=monitor)
             metrics.write(f"monitor/{monitor}", auc, step=epoch, split="valid")
@@ -108,7 +111,9 @@ class Fitter:
                 )
         return scores.reduce(self.sharded.ranks)
 
-    def _train_day(self, day: int, *, epoch: int, metrics: MetricsLog, stop: StopSignal) -> int:
+    def _train_day(
+        self, day: int, *, epoch: int, first_total_step: int, metrics: MetricsLog, stop: StopSignal
+    ) -> Pass:
         batches = progress(
             self.trainer.day(day, epoch=epoch),
             total=self.trainer.num_steps(day),
@@ -123,6 +128,7 @@ class Fitter:
             batch_size=self.batch_size,
             stop=stop,
             seed=hash((self.seed, epoch, day)),
+            first_total_step=first_total_step,
         )
         if done.stopped:
             raise UserError(
@@ -131,4 +137,4 @@ class Fitter:
                 everywhere=True,
             )
         metrics.write(f"loss/{day}", done.loss, step=epoch, split="train", unit="nats/row")
-        return done.rows
+        return done

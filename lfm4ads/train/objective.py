@@ -121,6 +121,8 @@ class Objective:
                     everywhere=True,
                 )
         self._binary = [tasks.index(task) for task in ranked]
+        self._bce_share_T = torch.ones(len(tasks), device=ranks.device)
+        self._bce_share_T[self._binary] = config.alpha
         task_T = _factors(config.task_weights, names=tasks, what="task")
         domain_D = _factors(config.domain_weights, names=schema.domains, what="domain")
         weight_DT = np.outer(domain_D, task_T)
@@ -142,13 +144,15 @@ class Objective:
         """
         assert (pairs_BT2 is not None) == self._config.needs_pairs
         weights_BT = self.label_weights(batch)
-        bce = masked_bce(logits_BT, batch, weights_BT=weights_BT)
         if self._config.rank == "none":
-            return bce
+            return masked_bce(logits_BT, batch, weights_BT=weights_BT)
+        # A task without a ranking term keeps the whole of its BCE.
+        share_BT = self._bce_share_T if weights_BT is None else weights_BT * self._bce_share_T
+        bce = masked_bce(logits_BT, batch, weights_BT=share_BT)
         z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
         weights_BT = batch.masks if weights_BT is None else batch.masks * weights_BT
         ranking = self._ranking(z_BTC, batch, weights_BT=weights_BT, step=step)
-        return self._config.alpha * bce + (1 - self._config.alpha) * ranking
+        return bce + (1 - self._config.alpha) * ranking
 
     def label_weights(self, batch: Batch) -> Tensor | None:
         """Return the factor on each label's loss (B, T), or None where all are 1."""

@@ -29,7 +29,7 @@ class Ffm(nn.Module):
             raise UserError(
                 f"interaction ffm gives every field one vector for each of the {others} others, "
                 f"and {others} does not divide the fields' width {dim}: set the dim of the table "
-                f"set, number_dim and vector_dim to a multiple of {others}",
+                f"set, fields.number.dim and fields.vector.dim to a multiple of {others}",
                 everywhere=True,
             )
         self.width = dim // others

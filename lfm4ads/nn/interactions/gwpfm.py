@@ -37,7 +37,8 @@ class GwPfm(nn.Module):
             raise UserError(
                 f"interaction gwpfm gives every field one part for each of the {len(groups)} "
                 f"groups, and {len(groups)} does not divide the fields' width {dim}: set the dim "
-                f"of the table set, number_dim and vector_dim to a multiple of {len(groups)}",
+                f"of the table set, fields.number.dim and fields.vector.dim to a multiple of "
+                f"{len(groups)}",
                 everywhere=True,
             )
         self.width = dim // len(groups)

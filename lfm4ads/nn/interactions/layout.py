@@ -61,7 +61,7 @@ class FieldLayout:
                 raise UserError(
                     f"interaction {what} needs fields of equal width, but {self.names[0]} has "
                     f"{self.dims[0]} and {name} has {dim}: give the table set one dim, and "
-                    f"number_dim and vector_dim the same, or take interaction flat or dcnv2",
+                    f"fields.number.dim and fields.vector.dim the same, or take flat or dcnv2",
                     everywhere=True,
                 )
         return self.dims[0]

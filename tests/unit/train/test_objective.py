@@ -113,20 +113,23 @@ def test_a_shift_of_all_logits_leaves_the_pairs_alone(batches, schema):
 def test_tasks_can_be_chosen(batches, schema):
     logits = torch.randn(64, TASKS, requires_grad=True)
     make(schema, rank="pair", alpha=0.0, tasks=("click",))(logits, batches[0], step=0).backward()
+    (of_bce,) = torch.autograd.grad(masked_bce(logits, batches[0]), logits)
     assert logits.grad[:, 0].any()
-    assert not logits.grad[:, 1:].any()
+    assert not torch.equal(logits.grad[:, 0], of_bce[:, 0])
+    torch.testing.assert_close(logits.grad[:, 1:], of_bce[:, 1:])
     with pytest.raises(UserError, match=r"loss\.tasks names buy; binary tasks are click, lon"):
         make(schema, rank="pair", tasks=("buy",))
 
 
-def test_only_binary_tasks_are_ranked(batches, schema):
+def test_only_binary_tasks_are_ranked_and_others_keep_their_bce(batches, schema):
     tasks = {**schema.tasks, "click": replace(schema.tasks["click"], kind="real")}
     logits = torch.randn(64, TASKS, requires_grad=True)
     make(replace(schema, tasks=tasks), rank="pair", alpha=0.0)(
         logits, batches[0], step=0
     ).backward()
-    assert not logits.grad[:, 0].any()
-    assert logits.grad[:, 1:].any()
+    (of_bce,) = torch.autograd.grad(masked_bce(logits, batches[0]), logits)
+    torch.testing.assert_close(logits.grad[:, 0], of_bce[:, 0])
+    assert not torch.allclose(logits.grad[:, 1:], of_bce[:, 1:])
 
 
 def test_the_cap_draws_other_negatives_every_step_and_the_same_again(batches, schema):

@@ -19,7 +19,7 @@ def test_unequal_dims_name_two_fields_and_the_fix():
         layout.equal_dim("fwfm")
     assert str(caught.value) == (
         "interaction fwfm needs fields of equal width, but user has 8 and item has 16: give the "
-        "table set one dim, and number_dim and vector_dim the same, or take interaction flat or "
+        "table set one dim, and fields.number.dim and fields.vector.dim the same, or take flat or "
         "dcnv2"
     )
     assert caught.value.everywhere
