@@ -6,12 +6,12 @@ from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 from lfm4ads.nn.interactions.ffm import Ffm
 from lfm4ads.nn.interactions.flat import Flat
-from lfm4ads.nn.interactions.fm import DiagonalFmFm, Fm, FmFm, FwFm
+from lfm4ads.nn.interactions.fm import Fm, FmFm, WeightedFm
 from lfm4ads.nn.interactions.gwpfm import GwPfm
 from lfm4ads.nn.interactions.ipnn import Ipnn
 from lfm4ads.nn.interactions.layout import FieldLayout
 
-Interaction = Fm | FwFm | FmFm | DiagonalFmFm | Ffm | Ipnn | Flat | CrossNetwork | GwPfm
+Interaction = Fm | WeightedFm | FmFm | Ffm | Ipnn | Flat | CrossNetwork | GwPfm
 """A module from the fields side by side (B, layout.width) to all its layers, input side first.
 
 The last layer is its output, of ``width``; ``layer_names`` and ``layer_dims`` describe them all.
@@ -28,7 +28,7 @@ def build_interaction(config: InteractionConfig, layout: FieldLayout) -> Interac
         case "fm" | "fwfm" | "ffm" | "gwpfm":
             return _build_plain(config.kind, layout)
         case "fmfm":
-            return DiagonalFmFm(layout) if config.diagonal else FmFm(layout)
+            return WeightedFm(layout, kind="fmfm") if config.diagonal else FmFm(layout)
         case "ipnn":
             return Ipnn(layout, raw=config.raw)
         case "flat":
@@ -39,12 +39,12 @@ def build_interaction(config: InteractionConfig, layout: FieldLayout) -> Interac
 
 def _build_plain(
     kind: Literal["fm", "fwfm", "ffm", "gwpfm"], layout: FieldLayout
-) -> Fm | FwFm | Ffm | GwPfm:
+) -> Fm | WeightedFm | Ffm | GwPfm:
     match kind:
         case "fm":
             return Fm(layout)
         case "fwfm":
-            return FwFm(layout)
+            return WeightedFm(layout, kind="fwfm")
         case "ffm":
             return Ffm(layout)
         case "gwpfm":

@@ -7,6 +7,8 @@ them).
 Dimension key: B rows, N fields, K width of a field, W = N K, P pairs of fields.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -32,23 +34,26 @@ class Fm(nn.Module):
         return [(x_BNK.sum(1).square() - x_BNK.square().sum(1)) / 2]
 
 
-class FwFm(nn.Module):
-    """sum_{i<j} r_ij v_i * v_j (B, K), one scalar a pair (Pan et al., WWW 2018).
+class WeightedFm(nn.Module):
+    """sum_{i<j} w_ij * v_i * v_j (B, K), with a weight of its own for every pair.
 
-    Scalars start at 1: the FM is the starting point, and a pair's scalar leaves it only as far as
-    the data pull. O(B N^2 K) multiplications; the largest tensor is the input's size.
+    kind fwfm: w_ij is a scalar (Pan et al., WWW 2018). kind fmfm: it is a vector, the diagonal of
+    FmFM's matrix (the "vectorised" option of the paper). Weights start at 1: the FM is the starting
+    point, and a pair's weight leaves it only as far as the data pull. O(B N^2 K) multiplications;
+    the largest tensor is the input's size.
     """
 
     _first: Tensor
     _second: Tensor
 
-    def __init__(self, layout: FieldLayout) -> None:
+    def __init__(self, layout: FieldLayout, *, kind: Literal["fwfm", "fmfm"]) -> None:
         super().__init__()
-        self.width = layout.equal_dim("fwfm")
+        self.width = layout.equal_dim(kind)
         self._num_fields = layout.num_fields
-        self.layer_names = ["fwfm"]
+        self.layer_names = [kind]
         self.layer_dims = [self.width]
-        self.weight = nn.Parameter(torch.ones(layout.num_pairs))
+        shape = () if kind == "fwfm" else (self.width,)
+        self.weight = nn.Parameter(torch.ones(layout.num_pairs, *shape))
         first_P, second_P = pair_indices(layout.num_fields)
         self.register_buffer("_first", first_P, persistent=False)
         self.register_buffer("_second", second_P, persistent=False)
@@ -57,9 +62,11 @@ class FwFm(nn.Module):
         """Return the one layer (B, K)."""
         x_BNK = x_BW.unflatten(1, (self._num_fields, self.width))
         # One triangle of the symmetric weights meets every pair once: no half, no diagonal.
-        weight_NN = self.weight.new_zeros(self._num_fields, self._num_fields)
+        size = (self._num_fields, self._num_fields, *self.weight.shape[1:])
+        weight_NN = self.weight.new_zeros(size)
         weight_NN[self._second, self._first] = self.weight
-        partner_BNK = torch.einsum("ji,bik->bjk", weight_NN, x_BNK)
+        words = "ji,bik->bjk" if self.weight.dim() == 1 else "jik,bik->bjk"
+        partner_BNK = torch.einsum(words, weight_NN, x_BNK)
         return [(x_BNK * partner_BNK).sum(1)]
 
 
@@ -89,32 +96,3 @@ class FmFm(nn.Module):
             partner_BK = x_BW[:, : second * width] @ weight_WK
             terms.append(partner_BK * x_BW[:, second * width : (second + 1) * width])
         return [torch.stack(terms).sum(0)]
-
-
-class DiagonalFmFm(nn.Module):
-    """FmFM whose matrices are diagonal: sum_{i<j} m_ij * v_i * v_j (B, K), a vector a pair.
-
-    The "vectorised" option of the paper. Vectors start at 1, as the identity of ``FmFm``.
-    """
-
-    _first: Tensor
-    _second: Tensor
-
-    def __init__(self, layout: FieldLayout) -> None:
-        super().__init__()
-        self.width = layout.equal_dim("fmfm")
-        self._num_fields = layout.num_fields
-        self.layer_names = ["fmfm"]
-        self.layer_dims = [self.width]
-        self.weight = nn.Parameter(torch.ones(layout.num_pairs, self.width))
-        first_P, second_P = pair_indices(layout.num_fields)
-        self.register_buffer("_first", first_P, persistent=False)
-        self.register_buffer("_second", second_P, persistent=False)
-
-    def forward(self, x_BW: Tensor) -> list[Tensor]:
-        """Return the one layer (B, K)."""
-        x_BNK = x_BW.unflatten(1, (self._num_fields, self.width))
-        weight_NNK = self.weight.new_zeros(self._num_fields, self._num_fields, self.width)
-        weight_NNK[self._second, self._first] = self.weight
-        partner_BNK = torch.einsum("jik,bik->bjk", weight_NNK, x_BNK)
-        return [(x_BNK * partner_BNK).sum(1)]

@@ -1,9 +1,11 @@
 """Factorisation machines against loops over pairs of fields."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from lfm4ads.nn.interactions.fm import DiagonalFmFm, Fm, FmFm, FwFm
+from lfm4ads.nn.interactions.fm import Fm, FmFm, WeightedFm
 from tests.unit.nn.interactions.fields import (
     assert_equal,
     by_pairs,
@@ -12,6 +14,9 @@ from tests.unit.nn.interactions.fields import (
     draw_weights,
     make_layout,
 )
+
+FWFM = partial(WeightedFm, kind="fwfm")
+DIAGONAL = partial(WeightedFm, kind="fmfm")
 
 LAYOUT = make_layout(5, dim=3)
 
@@ -36,7 +41,7 @@ def test_the_components_of_fm_sum_to_the_papers_scalar():
 @pytest.mark.parametrize("num_fields", [2, 5])
 def test_fwfm_weighs_each_pair(num_fields):
     layout = make_layout(num_fields, dim=3)
-    x, fwfm = draw(layout), draw_weights(FwFm(layout))
+    x, fwfm = draw(layout), draw_weights(FWFM(layout))
     wanted = by_pairs(x, layout, term=lambda v, i, j, pair: fwfm.weight[pair] * v[i] * v[j])
     assert_equal(fwfm(x)[0], wanted)
 
@@ -50,14 +55,18 @@ def test_fmfm_puts_a_matrix_between_each_pair(num_fields):
 
 
 def test_diagonal_fmfm_is_fmfm_with_diagonal_matrices():
-    x, diagonal, full = draw(LAYOUT), draw_weights(DiagonalFmFm(LAYOUT)), FmFm(LAYOUT).double()
+    x, diagonal, full = (
+        draw(LAYOUT),
+        draw_weights(DIAGONAL(LAYOUT)),
+        FmFm(LAYOUT).double(),
+    )
     wanted = by_pairs(x, LAYOUT, term=lambda v, i, j, pair: diagonal.weight[pair] * v[i] * v[j])
     assert_equal(diagonal(x)[0], wanted)
     full.weight.data = torch.diag_embed(diagonal.weight.data)
     assert_equal(full(x)[0], wanted)
 
 
-@pytest.mark.parametrize("kind", [FwFm, FmFm, DiagonalFmFm])
+@pytest.mark.parametrize("kind", [FWFM, FmFm, DIAGONAL])
 def test_each_starts_as_the_fm_and_one_pairs_weight_moves_it(kind):
     x, module = draw(LAYOUT), kind(LAYOUT).double()
     fm = Fm(LAYOUT)(x)[0]

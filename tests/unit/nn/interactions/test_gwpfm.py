@@ -5,7 +5,7 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.nn.interactions.ffm import Ffm
-from lfm4ads.nn.interactions.fm import Fm, FwFm
+from lfm4ads.nn.interactions.fm import Fm, WeightedFm
 from lfm4ads.nn.interactions.gwpfm import GwPfm
 from tests.unit.nn.interactions.fields import (
     assert_equal,
@@ -82,7 +82,7 @@ def test_a_group_a_field_is_the_ffm():
 def test_a_group_a_field_with_tied_parts_is_the_fwfm():
     narrow, wide = make_layout(4, dim=2), make_layout(4, dim=8, groups=range(4))
     x = draw(narrow)
-    gwpfm, fwfm = draw_weights(GwPfm(wide)), FwFm(narrow).double()
+    gwpfm, fwfm = draw_weights(GwPfm(wide)), WeightedFm(narrow, kind="fwfm").double()
     fwfm.weight.data = torch.stack(
         [gwpfm.weight.data[entry(i, j, groups=4)] for j in range(4) for i in range(j)]
     )
