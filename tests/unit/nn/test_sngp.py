@@ -321,3 +321,26 @@ def test_two_forwards_before_a_backward_are_allowed():
 def test_a_bound_must_be_positive():
     with pytest.raises(ValueError, match="spectral bound"):
         SpectralBound(torch.eye(2), bound=-1.0)
+
+
+def test_the_rate_is_that_of_the_logits_given():
+    torch.manual_seed(0)
+    heads = SngpHeads(6, scenarios=2, tasks=3, features=8)
+    h, scenario, masks = torch.randn(20, 6), torch.randint(0, 2, (20,)), torch.ones(20, 3)
+    logits = torch.randn(20, 3)
+    heads.observe(h, scenario, masks, logits_BT=logits)
+    heads.settle()
+    phi, rate = heads.features(h).double(), torch.sigmoid(logits).double()
+    for task in range(3):
+        weight = rate[:, task] * (1 - rate[:, task])
+        torch.testing.assert_close(heads.precision_sum[task], phi.T @ (phi * weight[:, None]))
+
+
+def test_what_is_dropped_before_it_is_settled_never_counts():
+    heads = SngpHeads(6, scenarios=2, tasks=3, features=8)
+    rows = torch.randn(20, 6), torch.zeros(20, dtype=torch.int64), torch.ones(20, 3)
+    heads.observe(*rows)
+    heads.drop_pending()
+    heads.settle()
+    assert not heads.precision_sum.any()
+    assert not heads.precision_rows.any()

@@ -81,6 +81,13 @@ def test_a_figure_the_runs_do_not_have_is_one_sentence(config):
         run(replace(config, figures=figures), ALONE)
 
 
+def test_runs_of_other_words_are_not_taken_for_these(config):
+    run(config, ALONE)
+    (config.output / "better" / "seed-1" / "words.txt").write_text("-m launch.pretrain other.yaml")
+    with pytest.raises(UserError, match=r"better/seed-1 holds a run of other words or another con"):
+        run(config, ALONE)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
