@@ -13,6 +13,7 @@ from lfm4ads.core.config import load_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import MetricsLog, log, open_log
 from lfm4ads.data.reader import Reader
+from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import copy_weights
 from lfm4ads.stages import dump, pretrain, report, transfer
 from lfm4ads.train.daily import Daily
@@ -153,6 +154,20 @@ def do_until_saved(ranks, one, kind):
 
     Daily._save = save_and_die
     return do(ranks, [one])
+
+
+def do_with_rates(ranks, one):
+    """Run a job; return the steps for which it asked for learning rates."""
+    set_rates, steps = Sharded.set_rates, []
+
+    def asking(self, step):
+        steps.append(step)
+        set_rates(self, step)
+
+    Sharded.set_rates = asking
+    sentences = do(ranks, [one])
+    assert sentences == [None], sentences
+    return steps
 
 
 def do_watched(ranks, jobs):

@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.pipeline.jobs import SECONDS
+from tests.gloo import run_ranks
+from tests.pipeline.jobs import SECONDS, do_with_rates
 from tests.pipeline.read import (
     SIDES,
     column,
@@ -180,3 +181,10 @@ def test_report_has_a_page(story):
     for arm in (*ARMS, "oracle"):
         assert arm in page
     assert list((story.folder / "figures").glob("*.svg"))
+
+
+def test_rates_go_on_over_the_days_and_passes_of_a_fit(story, tmp_path):
+    one = story.transfer_job(output=tmp_path / "rates", arms=["vanilla"])
+    (steps,) = run_ranks(do_with_rates, 1, one, seconds=SECONDS)
+    assert steps == list(range(len(steps)))
+    assert len(steps) > 4, "two days, at least one pass"
