@@ -15,6 +15,8 @@ from lfm4ads.data.side import SideStates
 
 FOLD_ROWS = 131_072
 """Rows that wait before they are folded; a fold sorts, so larger is faster per row."""
+FOLD_BYTES = 128 << 20
+"""Of vectors that wait at most, in one sum."""
 
 S = TypeVar("S", State, Latest)
 
@@ -39,9 +41,9 @@ class SideAccumulator:
 
     def __init__(self, specs: Sequence[RepSpec], *, fold_rows: int = FOLD_ROWS) -> None:
         self._fold_rows = fold_rows
-        self._counts = _decayed_pile(0, half_life_ms=None)
+        self._counts = _decayed_pile(0, half_life=None)
         self._decayed = {
-            spec.name: _decayed_pile(spec.dim, half_life_ms=spec.half_life_ms)
+            spec.name: _decayed_pile(spec.dim, half_life=spec.half_life)
             for spec in specs
             if spec.kind == "decayed"
         }
@@ -60,7 +62,10 @@ class SideAccumulator:
     def add(
         self, name: str, *, keys: Int64s, vectors: Float32s, times: Int64s, row_ids: Int64s
     ) -> None:
-        """Add keys (N,), vectors (N, D), times (N,) in ms and row ids (N,) to a representation."""
+        """Add keys (N,), vectors (N, D), times (N,) and row ids (N,) to a representation.
+
+        Times are milliseconds, or ordinals where its clock counts events.
+        """
         pile = self._decayed[name] if name in self._decayed else self._latest[name]
         self._push(pile, _Rows(keys=keys, vectors=vectors, times=times, ties=row_ids))
 
@@ -82,7 +87,9 @@ class SideAccumulator:
 
     def _push(self, pile: "_Pile[State] | _Pile[Latest]", rows: _Rows) -> None:
         pile.waiting.append(rows)
-        if sum(len(waiting.keys) for waiting in pile.waiting) >= self._fold_rows:
+        num_rows = sum(len(waiting.keys) for waiting in pile.waiting)
+        num_bytes = sum(waiting.vectors.nbytes for waiting in pile.waiting)
+        if num_rows >= self._fold_rows or num_bytes >= FOLD_BYTES:
             self._fold(pile)
 
     def _fold(self, pile: "_Pile[State] | _Pile[Latest]") -> None:
@@ -124,16 +131,16 @@ def _joined(rows: Sequence[_Rows]) -> _Rows:
     )
 
 
-def _decayed_pile(dim: int, *, half_life_ms: float | None) -> _Pile[State]:
+def _decayed_pile(dim: int, *, half_life: float | None) -> _Pile[State]:
     return _Pile(
-        fold=partial(_fold_decayed, half_life_ms=half_life_ms),
-        merge=partial(merge, half_life_ms=half_life_ms),
+        fold=partial(_fold_decayed, half_life=half_life),
+        merge=partial(merge, half_life=half_life),
         states=[empty_state(dim)],
     )
 
 
-def _fold_decayed(rows: _Rows, *, half_life_ms: float | None) -> State:
-    return fold_events(rows.keys, rows.vectors, rows.times, half_life_ms=half_life_ms)
+def _fold_decayed(rows: _Rows, *, half_life: float | None) -> State:
+    return fold_events(rows.keys, rows.vectors, rows.times, half_life=half_life)
 
 
 def _fold_latest(rows: _Rows) -> Latest:

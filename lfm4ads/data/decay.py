@@ -9,6 +9,9 @@ latest event:
 Two states merge by decaying both to the later t_last and adding, so partials of any split of the
 events, in any order, give the same result: shards, days and late events are all the same case. Only
 weights <= 1 occur, so a very old event underflows to 0 and nothing overflows.
+
+A time is what the slot's clock shows: milliseconds, or an event's ordinal among those of its key
+(``data/ordinals.py``), which is the decay per event of the public code. Half-lives are in its unit.
 """
 
 from collections.abc import Sequence
@@ -47,7 +50,7 @@ class State:
     weight: Float64s
     """(K,) Z at ``time``; at least 1."""
     time: Int64s
-    """(K,) the latest event in milliseconds."""
+    """(K,) the latest event, in milliseconds or as an ordinal."""
     events: Int64s
     """(K,) how many events were folded in."""
 
@@ -77,15 +80,15 @@ def empty_state(dim: int) -> State:
 
 
 def fold_events(
-    keys: Int64s, vectors: Float32s, times: Int64s, *, half_life_ms: float | None
+    keys: Int64s, vectors: Float32s, times: Int64s, *, half_life: float | None
 ) -> State:
     """Fold events, in any order, into the state of their keys.
 
     Args:
         keys: (N,) the key of each event.
         vectors: (N, D) what each event adds, c_j; D may be 0 to count events only.
-        times: (N,) milliseconds.
-        half_life_ms: Milliseconds in which an event's weight halves; None sums without decay.
+        times: (N,) milliseconds, or ordinals.
+        half_life: Milliseconds or events in which a weight halves; None sums without decay.
 
     Raises:
         UserError: A vector holds NaN or infinity. Ranks may fail alone: call it inside
@@ -102,7 +105,7 @@ def fold_events(
     first = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])
     starts, segments = np.flatnonzero(first), np.cumsum(first) - 1
     last = np.maximum.reduceat(sorted_times, starts)
-    weights = _decay(last[segments], sorted_times, half_life_ms=half_life_ms)
+    weights = _decay(last[segments], sorted_times, half_life=half_life)
     state = State(
         keys=sorted_keys[starts].astype(np.int64, copy=False),
         sum=_segment_sums(vectors, order, weights=weights, starts=starts),
@@ -141,16 +144,16 @@ def _refuse_not_finite(state: State) -> None:
         )
 
 
-def _decay(later: Int64s, earlier: Int64s, *, half_life_ms: float | None) -> Float64s:
+def _decay(later: Int64s, earlier: Int64s, *, half_life: float | None) -> Float64s:
     """Return exp(-ln 2 (later - earlier) / half-life), in [0, 1]."""
-    if half_life_ms is None:
+    if half_life is None:
         return np.ones(len(earlier))
     # Unsigned, because the distance of two int64 times needs 64 bits of its own.
     elapsed = later.astype(np.uint64) - earlier.astype(np.uint64)
-    return np.exp2(-(elapsed / half_life_ms))
+    return np.exp2(-(elapsed / half_life))
 
 
-def merge(a: State, b: State, *, half_life_ms: float | None) -> State:
+def merge(a: State, b: State, *, half_life: float | None) -> State:
     """Return the state of both's events: decay each to the later time of its key, then add."""
     if a.dim != b.dim:
         raise ValueError(f"states of width {a.dim} and {b.dim} do not merge")
@@ -169,7 +172,7 @@ def merge(a: State, b: State, *, half_life_ms: float | None) -> State:
         events=np.zeros(len(keys), dtype=np.int64),
     )
     for rows, part in ((rows_a, a), (rows_b, b)):
-        kept = _decay(time[rows], part.time, half_life_ms=half_life_ms)
+        kept = _decay(time[rows], part.time, half_life=half_life)
         merged.sum[rows] += kept[:, None] * part.sum
         merged.weight[rows] += kept * part.weight
         merged.events[rows] += part.events
@@ -183,12 +186,12 @@ def union(a: Int64s, b: Int64s) -> Int64s:
     return both[np.concatenate([[True], both[1:] != both[:-1]])] if len(both) else both
 
 
-def merge_all(states: Sequence[State], *, half_life_ms: float | None) -> State:
+def merge_all(states: Sequence[State], *, half_life: float | None) -> State:
     """Merge at least one state, left to right."""
-    return reduce(lambda a, b: merge(a, b, half_life_ms=half_life_ms), states)
+    return reduce(lambda a, b: merge(a, b, half_life=half_life), states)
 
 
-def route(ranks: Ranks, state: State, *, half_life_ms: float | None) -> State:
+def route(ranks: Ranks, state: State, *, half_life: float | None) -> State:
     """Send partial states to the owners of their keys and merge them there in rank order.
 
     Collective. Afterwards each key lives on one rank, ``owner(key, world=ranks.world)``.
@@ -200,9 +203,7 @@ def route(ranks: Ranks, state: State, *, half_life_ms: float | None) -> State:
         "time": state.time,
         "events": state.events,
     }
-    return merge_all(
-        [State(**rows) for rows in exchange_rows(ranks, columns)], half_life_ms=half_life_ms
-    )
+    return merge_all([State(**rows) for rows in exchange_rows(ranks, columns)], half_life=half_life)
 
 
 def read(state: State, how: Read) -> Float32s:

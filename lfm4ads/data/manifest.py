@@ -16,8 +16,9 @@ from lfm4ads.core.files import read_json, write_json
 from lfm4ads.data.decay import Read
 
 RepSide = Literal["user", "item"]
+Clock = Literal["time", "events"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 KEY_COLUMNS = ("key", "events", "last_time")
 
@@ -33,12 +34,16 @@ class RepSpec:
     dim: int
     read: Read
     """How a stored vector becomes what a model sees; ``sum`` leaves it as it is."""
-    half_life_ms: float | None = None
-    """Of a decayed sum; None means it never decays."""
+    clock: Clock = "time"
+    """What a decayed sum decays by: milliseconds, or events of the key in this slot."""
+    half_life: float | None = None
+    """Of a decayed sum, in milliseconds or events; None means it never decays."""
     layer: str = ""
     """Upstream layer the vectors come from."""
     domain: str = ""
     """Domain whose events enter; empty means all."""
+    scenario: str = ""
+    """Scenario whose events enter; empty means all."""
     event: str = ""
     """Task whose positives alone enter; empty means every exposure."""
 
@@ -47,10 +52,10 @@ class RepSpec:
             raise ValueError(f"representation name {self.name!r} must be of a-z, 0-9 and _")
         if self.dim < 1:
             raise ValueError(f"representation {self.name} needs a positive dim, got {self.dim}")
-        if self.half_life_ms is not None and not (self.kind == "decayed" and self.half_life_ms > 0):
-            raise ValueError(
-                f"representation {self.name} cannot have half_life_ms {self.half_life_ms}"
-            )
+        if self.half_life is not None and not (self.kind == "decayed" and self.half_life > 0):
+            raise ValueError(f"representation {self.name} cannot have half_life {self.half_life}")
+        if self.clock not in ("time", "events"):
+            raise ValueError(f"representation {self.name} has no clock {self.clock}")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def write_manifest(
             building = building_folder(root, version=header.upstream, as_of=header.as_of)
             _sweep(building, manifest)
             save_manifest(building / MANIFEST, manifest)
-            _replace_folder(building, final)
+            replace_folder(building, final)
     return Snapshot(folder=final, manifest=manifest)
 
 
@@ -149,7 +149,8 @@ def _sweep(building: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def _replace_folder(building: Path, final: Path) -> None:
+def replace_folder(building: Path, final: Path) -> None:
+    """Put a folder in the place of another; a reader sees one of them whole, or none."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

@@ -58,9 +58,9 @@ def merge_sides(a: SideStates, b: SideStates, specs: Sequence[RepSpec]) -> SideS
     """Return the states of both's events; both have exactly the representations of ``specs``."""
     return _each(
         specs,
-        counts=merge(a.counts, b.counts, half_life_ms=None),
+        counts=merge(a.counts, b.counts, half_life=None),
         decayed=lambda spec: merge(
-            a.decayed[spec.name], b.decayed[spec.name], half_life_ms=spec.half_life_ms
+            a.decayed[spec.name], b.decayed[spec.name], half_life=spec.half_life
         ),
         latest=lambda spec: merge_latest(a.latest[spec.name], b.latest[spec.name]),
     )
@@ -70,9 +70,9 @@ def route_side(ranks: Ranks, states: SideStates, specs: Sequence[RepSpec]) -> Si
     """Send all partial states to the owners of their keys and merge them there. Collective."""
     return _each(
         specs,
-        counts=route(ranks, states.counts, half_life_ms=None),
+        counts=route(ranks, states.counts, half_life=None),
         decayed=lambda spec: route(
-            ranks, states.decayed[spec.name], half_life_ms=spec.half_life_ms
+            ranks, states.decayed[spec.name], half_life=spec.half_life
         ),
         latest=lambda spec: route_latest(ranks, states.latest[spec.name]),
     )

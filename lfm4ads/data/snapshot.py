@@ -42,9 +42,35 @@ class Snapshot:
 
         Its own part file alone when the snapshot has as many parts as ranks, all of them otherwise.
         """
+        specs = self.manifest.header.specs(side)
+        return owned_chunks(
+            self._owned(side, rank=rank, world=world), specs, rank=rank, world=world
+        )
+
+    def _owned(self, side: RepSide, *, rank: int, world: int) -> list[Path]:
+        """Return the part files that may hold a rank's keys."""
         paths = self.paths(side)
-        mine = [paths[rank]] if paths and self.manifest.world == world else paths
-        return owned_chunks(mine, self.manifest.header.specs(side), rank=rank, world=world)
+        return [paths[rank]] if paths and self.manifest.world == world else paths
+
+    def counts(
+        self, side: RepSide, names: Sequence[str], keys: Int64s, *, rank: int, world: int
+    ) -> Int64s:
+        """Return the events (K, R) of R decayed representations for sorted keys (K,) a rank owns.
+
+        Only counts are read, no vectors.
+        """
+        columns = [f"{self._spec(side, name).name}_events" for name in names]
+        counts = np.zeros((len(keys), len(names)), dtype=np.int64)
+        for path in self._owned(side, rank=rank, world=world):
+            with readable(path), pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    part = file.read_row_group(group, columns=["key", *columns])
+                    _, mine, theirs = np.intersect1d(
+                        keys, int64s(part, "key"), assume_unique=True, return_indices=True
+                    )
+                    for position, column in enumerate(columns):
+                        counts[mine, position] = int64s(part, column)[theirs]
+        return counts
 
     def keys(self, side: RepSide) -> Int64s:
         """Return all keys (K,) of a side, sorted."""

@@ -7,32 +7,24 @@ labels; UR and IR come from the checkpoint of the day itself. The days of the ba
 is no earlier checkpoint, use the base's own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import log
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.accumulate import SideAccumulator
-from lfm4ads.data.batch import Batch
-from lfm4ads.data.index import DAY_MS, Dataset, open_dataset
-from lfm4ads.data.manifest import Header, RepSide, RepSpec, available_days
+from lfm4ads.data.decay import Read
+from lfm4ads.data.index import Dataset, open_dataset
+from lfm4ads.data.manifest import Header, available_days
 from lfm4ads.data.reader import Reader, ReaderConfig
 from lfm4ads.data.reps import open_snapshot, write_snapshot
-from lfm4ads.data.side import SideStates, route_side
+from lfm4ads.data.samples import sample_files
+from lfm4ads.data.slots import SIDES, By, Slots, chosen_layers, groups_of, horizons_of
 from lfm4ads.data.snapshot import Snapshot
-from lfm4ads.model.lfm import Lfm, LfmOutput
+from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.place import PlaceConfig
-from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
-from lfm4ads.shard.state import load_weights
+from lfm4ads.train.fold import Folding, check_events, place_upstream
 from lfm4ads.train.lineage import Lineage, open_lineage
-from lfm4ads.train.loop import agreed, progress
-
-SIDES: tuple[RepSide, RepSide] = ("user", "item")
-_Piles = dict[RepSide, SideAccumulator]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +40,26 @@ class Config:
     """First day that gets a snapshot; 0: the first day the base's checkpoint may be used for."""
     last_as_of: int = 0
     """Last day that gets one; 0: the day of the newest checkpoint."""
-    layer: str = ""
-    """Layer of the mix tower that is folded into CR; empty: the penultimate, the last MLP layer."""
+    layers: tuple[str, ...] = ()
+    """Layers of the mix tower that are folded into CR; none: the penultimate, the last MLP layer.
+
+    With by=scenario and by=all too, a row gives the layer of its own domain's branch.
+    """
+    by: By = "domain"
+    """What separates slots."""
+    domains: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ()
+    """With by=domain and by=scenario: those that get slots; none named are all."""
     events: tuple[str, ...] = ("",)
     """What is folded: "" every exposure, a task's name the rows where its label is 1."""
-    half_life_days: float = 7.0
+    half_life_days: tuple[float, ...] = (7.0,)
+    """Horizons of wall-clock decay."""
+    half_life_events: tuple[float, ...] = ()
+    """Horizons of decay per event; 68.97 is the 0.99 per event of the public code."""
+    reads: Read = "layernorm"
+    """How a sum becomes what a model sees."""
+    samples: bool = False
+    """Also write every row's layers, for a SQL engine."""
     overwrite: bool = False
     reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(shuffle=False))
     place: PlaceConfig = field(default_factory=PlaceConfig)
@@ -60,29 +67,14 @@ class Config:
     def __post_init__(self) -> None:
         if not self.events:
             raise ValueError("events must name at least one kind; use [''] for every exposure")
-        if self.half_life_days <= 0:
-            raise ValueError(f"half_life_days must be positive, got {self.half_life_days}")
-
-
-@dataclass
-class _Run:
-    config: Config
-    ranks: Ranks
-    upstream: Lineage
-    specs: tuple[RepSpec, ...]
-    dataset: Dataset
-    reader: Reader
-    sharded: Sharded
-    loaded: Path | None = None
-
-    def load(self, day: int) -> None:
-        """Put the weights of a day's checkpoint into the model."""
-        if self.loaded != self.upstream.days[day]:
-            load_weights(self.upstream.days[day], self.sharded)
-            self.loaded = self.upstream.days[day]
-
-
-_Take = Callable[[_Run, Batch, LfmOutput, _Piles], None]
+        if not self.half_life_days and not self.half_life_events:
+            raise ValueError("half_life_days or half_life_events must give at least one half-life")
+        for name in ("half_life_days", "half_life_events"):
+            if any(one <= 0 for one in getattr(self, name)):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("layers", "events", "domains", "scenarios"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names one twice: {getattr(self, name)}")
 
 
 def run(config: Config, ranks: Ranks) -> Path:
@@ -90,66 +82,43 @@ def run(config: Config, ranks: Ranks) -> Path:
     with ranks.together():
         upstream = open_lineage(config.pretrain)
     dataset = open_dataset(config.data, ranks)
-    _check_events(config, dataset)
     model = Lfm(dataset.schema, upstream.config)
-    specs = _specs(config, dataset, model)
+    slots = _slots(config, dataset, model)
     wanted = _wanted_days(config, dataset, upstream)
-    sharded = shard_model(
-        model,
-        config=ShardConfig(place=config.place),
+    folding = Folding(
         ranks=ranks,
-        seed=0,
+        dataset=dataset,
+        # An event of a later day must not decide what a day's snapshot holds.
+        reader=Reader(dataset, config=config.reader, ranks=ranks, seed=0, final_labels=False),
+        upstream=place_upstream(upstream, model, place=config.place, ranks=ranks),
+        slots=slots,
+        samples=config.output if config.samples else None,
     )
-    # An event of a later day must not decide what a day's snapshot holds.
-    reader = Reader(dataset, config=config.reader, ranks=ranks, seed=0, final_labels=False)
-    current = _Run(config, ranks, upstream, specs, dataset, reader, sharded)
-    previous = _resume(config, ranks, upstream, wanted)
-    _write_days(current, wanted, previous)
+    previous = _resume(config, folding, wanted)
+    _write_days(config, folding, wanted, previous)
     return config.output / f"upstream={upstream.version}"
 
 
-def _check_events(config: Config, dataset: Dataset) -> None:
-    known = ("", *dataset.schema.binary_tasks)
-    for event in config.events:
-        if event not in known:
-            raise UserError(
-                f"events names {event}; the tasks are {', '.join(dataset.schema.binary_tasks)}",
-                everywhere=True,
-            )
-
-
-def _specs(config: Config, dataset: Dataset, model: Lfm) -> tuple[RepSpec, ...]:
-    dims = model.mix.layer_dims
-    layer = config.layer or list(dims)[-1]
-    if layer not in dims:
+def _slots(config: Config, dataset: Dataset, model: Lfm) -> Slots:
+    check_events(config.events, dataset)
+    schema = dataset.schema
+    if not schema.row_id and (config.half_life_events or config.samples):
         raise UserError(
-            f"layer {layer} is not in the model; it has {', '.join(dims)}", everywhere=True
+            f"{dataset.path}/schema.yaml names no row_id, which orders events of one time; add the"
+            " column, or leave half_life_events and samples out",
+            everywhere=True,
         )
-    towers: tuple[tuple[str, RepSide, int], ...] = (
-        ("ur", "user", model.rep_dims[0]),
-        ("ir", "item", model.rep_dims[1]),
+    slots = Slots(
+        by=config.by,
+        groups=groups_of(schema, by=config.by, domains=config.domains, scenarios=config.scenarios),
+        events=config.events,
+        horizons=horizons_of(days=config.half_life_days, events=config.half_life_events),
+        layers=chosen_layers(model.mix.layer_dims, config.layers),
+        reads=config.reads,
+        towers=(model.rep_dims[0], model.rep_dims[1]),
     )
-    latest = [
-        RepSpec(name=name, side=side, kind="latest", dim=dim, read="sum", layer="towers")
-        for name, side, dim in towers
-    ]
-    decayed = [
-        RepSpec(
-            name="_".join(part for part in ("cr", domain, layer, event) if part),
-            side=side,
-            kind="decayed",
-            dim=dims[layer],
-            read="layernorm",
-            half_life_ms=config.half_life_days * DAY_MS,
-            layer=layer,
-            domain=domain,
-            event=event,
-        )
-        for side in SIDES
-        for domain in dataset.schema.domains
-        for event in config.events
-    ]
-    return (*latest, *decayed)
+    slots.specs()
+    return slots
 
 
 def _wanted_days(config: Config, dataset: Dataset, upstream: Lineage) -> list[int]:
@@ -172,123 +141,54 @@ def _wanted_days(config: Config, dataset: Dataset, upstream: Lineage) -> list[in
     return wanted
 
 
-def _resume(config: Config, ranks: Ranks, upstream: Lineage, wanted: list[int]) -> Snapshot | None:
+def _resume(config: Config, folding: Folding, wanted: list[int]) -> Snapshot | None:
     """Return the newest snapshot of an unfinished dump that this one can go on from."""
     previous: Snapshot | None = None
-    with ranks.together():
-        done = [] if config.overwrite else available_days(config.output, upstream.version)
+    version = folding.upstream.lineage.version
+    with folding.ranks.together():
+        done = [] if config.overwrite else available_days(config.output, version)
         done = [day for day in done if day in wanted]
         if wanted[-1] in done:
             raise UserError(
-                f"{config.output} already holds snapshots of upstream {upstream.version} through"
+                f"{config.output} already holds snapshots of upstream {version} through"
                 f" {wanted[-1]}; choose another output or pass overwrite=true"
             )
         if done:
-            previous = open_snapshot(config.output, version=upstream.version, as_of=done[-1])
+            previous = open_snapshot(config.output, version=version, as_of=done[-1])
+            if config.samples:
+                folded = [day for day in sorted(folding.dataset.days) if day <= done[-1]]
+                sample_files(config.output, version=version, days=folded)
     return previous
 
 
-def _write_days(run: _Run, wanted: list[int], previous: Snapshot | None) -> None:
+def _write_days(
+    config: Config, folding: Folding, wanted: list[int], previous: Snapshot | None
+) -> None:
     after = previous.manifest.header.as_of if previous else 0
-    days = [day for day in sorted(run.dataset.days) if after < day <= wanted[-1]]
-    piles = _piles(run.specs)
+    days = [day for day in sorted(folding.dataset.days) if after < day <= wanted[-1]]
+    folding.start(previous)
     for day in days:
-        _fold_day(run, day, piles)
+        folding.add_day(day)
         if day in wanted:
-            previous = _write_day(run, day, piles, previous)
-            piles = _piles(run.specs)
+            previous = _write_day(config, folding, day, previous)
+            folding.start(previous)
 
 
-def _piles(specs: tuple[RepSpec, ...]) -> _Piles:
-    return {side: SideAccumulator([spec for spec in specs if spec.side == side]) for side in SIDES}
-
-
-def _fold_day(run: _Run, day: int, piles: _Piles) -> None:
-    """Add a day's events to the piles."""
-    checkpoints = sorted(run.upstream.days)
-    earlier = [one for one in checkpoints if one < day]
-    lagged = earlier[-1] if earlier else checkpoints[0]
-    fresh = day if day in run.upstream.days else checkpoints[0]
-    passes: dict[int, list[_Take]] = {lagged: [_add_cross]}
-    passes.setdefault(fresh, []).append(_add_towers)
-    for checkpoint, takes in passes.items():
-        run.load(checkpoint)
-        _forward_day(run, day, takes, piles)
-
-
-@torch.no_grad()
-def _forward_day(run: _Run, day: int, takes: list[_Take], piles: _Piles) -> None:
-    run.sharded.model.eval()
-    batches = progress(
-        run.reader.day(day), total=run.reader.num_steps(day), words=f"dump {day}", ranks=run.ranks
-    )
-    for batch in agreed(batches, ranks=run.ranks):
-        if batch is None:
-            break
-        output = run.sharded.model(batch.to(run.ranks.device))
-        for take in takes:
-            take(run, batch, output, piles)
-
-
-def _add_cross(run: _Run, batch: Batch, output: LfmOutput, piles: _Piles) -> None:
-    """Fold CR(u, i) of each row's own domain branch into its user and item."""
-    valid, times, row_ids = batch.valid, batch.time, batch.row_id
-    tasks = list(run.dataset.schema.tasks)
-    for side, keys in zip(SIDES, (batch.user, batch.item), strict=True):
-        piles[side].count(keys[valid].numpy(), times=times[valid].numpy())
-    for spec in run.specs:
-        if spec.kind != "decayed":
-            continue
-        rows = valid & (batch.domain == run.dataset.schema.domains.index(spec.domain))
-        if spec.event:
-            rows = rows & (batch.labels[:, tasks.index(spec.event)] > 0)
-        keys = batch.user if spec.side == "user" else batch.item
-        piles[spec.side].add(
-            spec.name,
-            keys=keys[rows].numpy(),
-            vectors=output.layers[spec.layer].cpu()[rows].float().cpu().numpy(),
-            times=times[rows].numpy(),
-            row_ids=row_ids[rows].numpy(),
-        )
-
-
-def _add_towers(run: _Run, batch: Batch, output: LfmOutput, piles: _Piles) -> None:  # noqa: ARG001
-    """Keep the newest UR of each user and IR of each item."""
-    valid = batch.valid
-    for side, name, keys, vectors in (
-        ("user", "ur", batch.user, output.ur),
-        ("item", "ir", batch.item, output.ir),
-    ):
-        piles[side].add(  # pyright: ignore[reportArgumentType]
-            name,
-            keys=keys[valid].numpy(),
-            vectors=vectors.cpu()[valid].float().numpy(),
-            times=batch.time[valid].numpy(),
-            row_ids=batch.row_id[valid].numpy(),
-        )
-
-
-def _write_day(run: _Run, day: int, piles: _Piles, previous: Snapshot | None) -> Snapshot:
+def _write_day(config: Config, folding: Folding, day: int, previous: Snapshot | None) -> Snapshot:
     header = Header(
-        upstream=run.upstream.version,
+        upstream=folding.upstream.lineage.version,
         as_of=day,
         checkpoint_day=day,
         trained_through=day,
-        representations=run.specs,
+        representations=folding.slots.specs(),
     )
-    partial: dict[RepSide, SideStates] = {}
-    with run.ranks.together():
-        partial = {side: pile.finish() for side, pile in piles.items()}
-    states: dict[RepSide, SideStates] = {
-        side: route_side(run.ranks, partial[side], header.specs(side)) for side in SIDES
-    }
     snapshot = write_snapshot(
-        run.ranks,
-        run.config.output,
+        folding.ranks,
+        config.output,
         header=header,
-        states=states,
+        states=folding.states(),
         previous=previous,
-        overwrite=run.config.overwrite,
+        overwrite=config.overwrite,
     )
     counts = " and ".join(f"{snapshot.manifest.rows(side)} {side}s" for side in SIDES)
     log.info("as of %d: %s in %s", day, counts, snapshot.folder)

@@ -84,7 +84,7 @@ def dump_cases(story, unfinished):
     words = f"{story.reps} already holds snapshots of upstream {version} through 20260106; choose *"
     yield "finished", story.dump_job(), words
     words = "layer mlp_3 is not in the model; it has towers, cross_cross_1, *, merged, top_1"
-    yield "layer", story.dump_job(layer="mlp_3", output=new), words
+    yield "layer", story.dump_job(layers=["mlp_3"], output=new), words
     words = "first_as_of is 20260101, * has seen labels through 20260102: a leak; use that day or *"
     yield "too early", story.dump_job(first_as_of=20260101, output=new), words
     words = f"{story.data} has no day 20260131; it holds 20260101 to 20260106 (6 days)"

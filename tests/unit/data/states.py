@@ -20,7 +20,7 @@ SPECS = (
         kind="decayed",
         dim=3,
         read="layernorm",
-        half_life_ms=0.5 * DAY_MS,
+        half_life=0.5 * DAY_MS,
         layer="mlp_2",
         domain="ads",
     ),
@@ -67,15 +67,15 @@ def states_of(events, rows=slice(None)):
     keys, times, row_ids, vectors, ads = (
         events[name][rows] for name in ("keys", "times", "row_ids", "vectors", "ads")
     )
-    counts = fold_events(keys, vectors[:, :0], times, half_life_ms=None)
+    counts = fold_events(keys, vectors[:, :0], times, half_life=None)
     some = keys % 3 > 0
     user = SideStates(
         counts=counts,
         decayed={
             "cr_ads": fold_events(
-                keys[ads], vectors[ads, :3], times[ads], half_life_ms=SPECS[1].half_life_ms
+                keys[ads], vectors[ads, :3], times[ads], half_life=SPECS[1].half_life
             ),
-            "cr_all": fold_events(keys, vectors[:, :2], times, half_life_ms=None),
+            "cr_all": fold_events(keys, vectors[:, :2], times, half_life=None),
         },
         latest={"ur": fold_latest(keys[some], vectors[some], times[some], ties=row_ids[some])},
     )

@@ -52,8 +52,8 @@ def write_reps(root, as_of, *, version="a1"):
         return {name: fold_latest(keys, vectors, times, ties=times)}
 
     keys, vectors, times = arrays("cr")
-    counts = fold_events(keys, vectors[:, :0], times, half_life_ms=None)
-    decayed = {"cr": fold_events(keys, vectors, times, half_life_ms=None)}
+    counts = fold_events(keys, vectors[:, :0], times, half_life=None)
+    decayed = {"cr": fold_events(keys, vectors, times, half_life=None)}
     states = {
         "user": SideStates(counts=counts, decayed=decayed, latest=latest("ur")),
         "item": SideStates(counts=counts, decayed={}, latest=latest("ir")),

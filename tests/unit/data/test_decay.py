@@ -26,8 +26,8 @@ class Events:
     def take(self, rows):
         return Events(self.keys[rows], self.vectors[rows], self.times[rows])
 
-    def fold(self, half_life_ms):
-        return fold_events(self.keys, self.vectors, self.times, half_life_ms=half_life_ms)
+    def fold(self, half_life):
+        return fold_events(self.keys, self.vectors, self.times, half_life=half_life)
 
 
 def make_events(seed, *, rows=400, keys=37, dim=5):
@@ -41,14 +41,14 @@ def make_events(seed, *, rows=400, keys=37, dim=5):
     )
 
 
-def streamed(events, half_life_ms):
+def streamed(events, half_life):
     """One event at a time: k = exp(-lambda dt); S <- k S + c; Z <- k Z + 1."""
     states = {}
     for key, vector, time in zip(
         events.keys.tolist(), events.vectors, events.times.tolist(), strict=True
     ):
         total, weight, last, count = states.get(key, (0.0, 0.0, time, 0))
-        rate = 0.0 if half_life_ms is None else math.log(2) / half_life_ms
+        rate = 0.0 if half_life is None else math.log(2) / half_life
         later = max(last, time)
         kept, late = math.exp(-rate * (later - last)), math.exp(-rate * (later - time))
         states[key] = (
@@ -73,12 +73,12 @@ def partials(events, parts, seed):
     return [events.take(where == part) for part in range(parts)]
 
 
-@pytest.mark.parametrize("half_life_ms", HALF_LIVES)
+@pytest.mark.parametrize("half_life", HALF_LIVES)
 @pytest.mark.parametrize("seed", range(5))
-def test_batched_is_streamed_for_any_arrival(seed, half_life_ms):
+def test_batched_is_streamed_for_any_arrival(seed, half_life):
     events = make_events(seed)
-    state = events.fold(half_life_ms)
-    reference = streamed(events, half_life_ms)
+    state = events.fold(half_life)
+    reference = streamed(events, half_life)
     assert state.keys.tolist() == sorted(reference)
     for row, key in enumerate(state.keys.tolist()):
         total, weight, last, count = reference[key]
@@ -87,29 +87,29 @@ def test_batched_is_streamed_for_any_arrival(seed, half_life_ms):
         assert (state.time[row], state.events[row]) == (last, count)
 
 
-@pytest.mark.parametrize("half_life_ms", HALF_LIVES)
+@pytest.mark.parametrize("half_life", HALF_LIVES)
 @pytest.mark.parametrize("parts", [2, 3, 7, 400])
-def test_merged_partials_are_batched(parts, half_life_ms):
+def test_merged_partials_are_batched(parts, half_life):
     events = make_events(parts)
-    states = [part.fold(half_life_ms) for part in partials(events, parts, seed=parts)]
+    states = [part.fold(half_life) for part in partials(events, parts, seed=parts)]
     order = np.random.default_rng(0).permutation(parts)
-    merged = merge_all([states[index] for index in order], half_life_ms=half_life_ms)
-    assert_same(merged, events.fold(half_life_ms))
+    merged = merge_all([states[index] for index in order], half_life=half_life)
+    assert_same(merged, events.fold(half_life))
 
 
 def test_merge_is_commutative_and_leaves_its_sides_alone():
     a, b = (make_events(seed, keys=11).fold(6.0 * HOUR) for seed in (1, 2))
     before = a.sum.copy(), b.sum.copy()
-    assert_same(merge(a, b, half_life_ms=6.0 * HOUR), merge(b, a, half_life_ms=6.0 * HOUR))
+    assert_same(merge(a, b, half_life=6.0 * HOUR), merge(b, a, half_life=6.0 * HOUR))
     np.testing.assert_array_equal(a.sum, before[0])
     np.testing.assert_array_equal(b.sum, before[1])
 
 
 def test_a_late_event_weighs_what_its_age_says():
     keys, vectors = np.array([7]), np.ones((1, 2), np.float32)
-    now = fold_events(keys, vectors, np.array([12 * HOUR]), half_life_ms=6.0 * HOUR)
-    late = fold_events(keys, 8 * vectors, np.array([0]), half_life_ms=6.0 * HOUR)
-    merged = merge(now, late, half_life_ms=6.0 * HOUR)
+    now = fold_events(keys, vectors, np.array([12 * HOUR]), half_life=6.0 * HOUR)
+    late = fold_events(keys, 8 * vectors, np.array([0]), half_life=6.0 * HOUR)
+    merged = merge(now, late, half_life=6.0 * HOUR)
     np.testing.assert_allclose(merged.sum, [[1 + 8 / 4, 1 + 8 / 4]])
     assert (merged.time[0], merged.weight[0], merged.events[0]) == (12 * HOUR, 1.25, 2)
 
@@ -118,7 +118,7 @@ def test_very_old_underflows_and_nothing_overflows():
     ends = np.array([np.iinfo(np.int64).min, np.iinfo(np.int64).max])
     with np.errstate(over="raise", invalid="raise"):
         state = fold_events(
-            np.array([1, 1]), np.full((2, 1), 1e38, np.float32), ends, half_life_ms=1.0
+            np.array([1, 1]), np.full((2, 1), 1e38, np.float32), ends, half_life=1.0
         )
     np.testing.assert_array_equal(state.sum, [[np.float64(np.float32(1e38))]])
     assert state.weight[0] == 1.0
@@ -136,9 +136,9 @@ def test_no_events_and_no_width():
     none = make_events(0).take(np.zeros(0, np.int64)).fold(None)
     assert (len(none), none.dim) == (0, 5)
     some = make_events(0).fold(None)
-    assert_same(merge(some, empty_state(5), half_life_ms=None), some)
+    assert_same(merge(some, empty_state(5), half_life=None), some)
     counts = fold_events(
-        np.array([5, 3, 5]), np.zeros((3, 0), np.float32), np.array([1, 9, 4]), half_life_ms=None
+        np.array([5, 3, 5]), np.zeros((3, 0), np.float32), np.array([1, 9, 4]), half_life=None
     )
     assert (counts.keys.tolist(), counts.events.tolist(), counts.time.tolist()) == (
         [3, 5],
@@ -150,9 +150,9 @@ def test_no_events_and_no_width():
 def test_shapes_that_disagree_are_refused():
     events = make_events(0)
     with pytest.raises(ValueError, match="events disagree"):
-        fold_events(events.keys[1:], events.vectors, events.times, half_life_ms=None)
+        fold_events(events.keys[1:], events.vectors, events.times, half_life=None)
     with pytest.raises(ValueError, match="width 5 and 4"):
-        merge(events.fold(None), empty_state(4), half_life_ms=None)
+        merge(events.fold(None), empty_state(4), half_life=None)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -195,7 +195,7 @@ def test_regular_keys_spread_over_owners():
     assert (owner(np.array([2**63 - 1, -(2**63), -1, 0]), world=1) == 0).all()
 
 
-def _route(ranks, half_life_ms, round_bytes):
+def _route(ranks, half_life, round_bytes):
     owner_module.ROUND_BYTES = round_bytes
     events = make_events(6)
     rows = np.random.default_rng(ranks.world).permutation(len(events.keys))[
@@ -203,17 +203,17 @@ def _route(ranks, half_life_ms, round_bytes):
     ]
     if ranks.rank == 3:
         rows = rows[:0]
-    mine = route(ranks, events.take(rows).fold(half_life_ms), half_life_ms=half_life_ms)
+    mine = route(ranks, events.take(rows).fold(half_life), half_life=half_life)
     assert (owner(mine.keys, world=ranks.world) == ranks.rank).all()
     return mine, rows
 
 
 @pytest.mark.multiproc
 @pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize(("half_life_ms", "round_bytes"), [(None, 1), (6.0 * HOUR, 300)])
-def test_ranks_agree_with_one_process(world, half_life_ms, round_bytes):
-    results = run_ranks(_route, world, half_life_ms, round_bytes)
+@pytest.mark.parametrize(("half_life", "round_bytes"), [(None, 1), (6.0 * HOUR, 300)])
+def test_ranks_agree_with_one_process(world, half_life, round_bytes):
+    results = run_ranks(_route, world, half_life, round_bytes)
     events = make_events(6).take(np.concatenate([rows for _, rows in results]))
-    merged = merge_all([state for state, _ in results], half_life_ms=half_life_ms)
+    merged = merge_all([state for state, _ in results], half_life=half_life)
     assert sum(len(state) for state, _ in results) == len(merged)
-    assert_same(merged, events.fold(half_life_ms))
+    assert_same(merged, events.fold(half_life))

@@ -21,8 +21,8 @@ DAY1, DAY2, DAY3 = 20220408, 20220409, 20220411
     [
         ({"name": "UR"}, "must be of a-z"),
         ({"dim": 0}, "positive dim"),
-        ({"half_life_ms": 0.0}, "half_life_ms 0.0"),
-        ({"kind": "latest"}, "half_life_ms"),
+        ({"half_life": 0.0}, "half_life 0.0"),
+        ({"kind": "latest"}, "half_life"),
     ],
 )
 def test_specs_refuse_nonsense(change, pattern):

@@ -59,7 +59,7 @@ def test_refusals_to_open(tmp_path):
     manifest = folder / MANIFEST
     text = manifest.read_text()
     for change, pattern in (
-        ({"schema_version": 2}, "schema_version 2, this program reads 1"),
+        ({"schema_version": 1}, "schema_version 1, this program reads 2"),
         ({"world": 2}, "not a manifest of this program .files do not cover"),
         ({"files": None}, "not a manifest of this program"),
         ({"trained_through": DAY2}, "a leak"),
@@ -100,7 +100,7 @@ def test_refusals_to_write_and_to_look_up(tmp_path):
         write_snapshot(
             one_rank(), tmp_path, header=header(DAY2, upstream="b2"), states={}, previous=first
         )
-    other = (replace(SPECS[1], half_life_ms=5.0), *SPECS[:1], *SPECS[2:])
+    other = (replace(SPECS[1], half_life=5.0), *SPECS[:1], *SPECS[2:])
     with pytest.raises(UserError, match=r"differ .* rebuild from the first day"):
         write_snapshot(
             one_rank(), tmp_path, header=header(DAY2, specs=other), states={}, previous=first

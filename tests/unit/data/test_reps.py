@@ -238,7 +238,7 @@ reps.write_snapshot(one_rank(), Path(sys.argv[1]), header=header(day), states=st
 """
 
 
-@pytest.mark.parametrize("moment", ["save_manifest", "_replace_folder"])
+@pytest.mark.parametrize("moment", ["save_manifest", "replace_folder"])
 def test_killed_before_the_rename_nothing_is_readable_and_a_rerun_completes(tmp_path, moment):
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), moment, str(DAY1)], check=False

@@ -1,0 +1,116 @@
+"""Ordinals of events among those of their key, as a clock that is known before the vectors are.
+
+S <- g S + c per event in time order weighs event k of n by g^(n - k): the state of
+``data/decay.py`` with k for the time. So ranks send (key, time, row id, slot), never vectors, to
+the owners of the keys; these sort, count on from yesterday's snapshot, and send the ordinals back.
+After that, events may be folded in any order, on any rank, as with wall-clock time.
+
+A day is the grain: an event that arrives in a later day's file comes after all of the days before,
+whatever its time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfm4ads.core.ranks import Array, Ranks
+from lfm4ads.data.decay import Int64s, union
+from lfm4ads.data.manifest import RepSide
+from lfm4ads.data.owner import exchange_rows, owner
+from lfm4ads.data.slots import SlotRows
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Events of one side's keys per group and event so far, on the rank that owns the keys."""
+
+    num_groups: int
+    num_events: int
+    before: Callable[[Int64s], Int64s]
+    """Counts (K, G * E) of keys (K,) in the snapshot that is continued."""
+    keys: Int64s
+    """(K,) sorted, that had events since."""
+    counts: Int64s
+    """(K, G * E) events since."""
+
+    def so_far(self, keys: Int64s) -> Int64s:
+        """Return all events (K, G * E) of sorted keys (K,)."""
+        counts = self.before(keys)
+        rows = np.searchsorted(self.keys, keys)
+        inside = np.minimum(rows, max(len(self.keys) - 1, 0))
+        found = self.keys[inside] == keys if len(self.keys) else np.zeros(len(keys), np.bool_)
+        counts[found] += self.counts[inside[found]]
+        return counts
+
+    def add(self, keys: Int64s, counts: Int64s) -> None:
+        """Count events (K, G * E) of sorted, unique keys (K,)."""
+        together = union(self.keys, keys)
+        total = np.zeros((len(together), self.counts.shape[1]), dtype=np.int64)
+        total[np.searchsorted(together, self.keys)] += self.counts
+        total[np.searchsorted(together, keys)] += counts
+        self.keys, self.counts = together, total
+
+
+def empty_tally(*, num_groups: int, num_events: int, before: Callable[[Int64s], Int64s]) -> Tally:
+    """Return the tally of no event since a snapshot."""
+    return Tally(
+        num_groups=num_groups,
+        num_events=num_events,
+        before=before,
+        keys=np.zeros(0, dtype=np.int64),
+        counts=np.zeros((0, num_groups * num_events), dtype=np.int64),
+    )
+
+
+def ordinals(ranks: Ranks, rows: SlotRows, *, side: RepSide, tally: Tally) -> Int64s:
+    """Return the ordinals (N, E), from 1, of a day's rows in their group; 0 where unmarked.
+
+    Collective: ``rows`` are this rank's, the ordinals are among all ranks'. The day's events are
+    added to the owners' tallies.
+    """
+    sent = np.flatnonzero(rows.marks.any(axis=1))
+    keys = rows.keys[side][sent]
+    columns: dict[str, Array] = {
+        "keys": keys,
+        "time": rows.time[sent],
+        "row_id": rows.row_id[sent],
+        "group": rows.group[sent].astype(np.int16),
+        "marks": np.packbits(rows.marks[sent], axis=1),
+    }
+    received = exchange_rows(ranks, columns)
+    ends = np.cumsum([len(one["keys"]) for one in received])[:-1]
+    joined = {name: np.concatenate([one[name] for one in received]) for name in columns}
+    found = _count(joined, tally)
+    result = np.zeros((len(rows), tally.num_events), dtype=np.int64)
+    owners = owner(keys, world=ranks.world)
+    for event in range(tally.num_events):
+        replies = ranks.exchange(np.split(found[:, event], ends))
+        for rank, reply in enumerate(replies):
+            result[sent[owners == rank], event] = reply
+    return result
+
+
+def _count(columns: dict[str, Array], tally: Tally) -> Int64s:
+    """Return ordinals (N, E) of the rows of this owner's keys, and count them."""
+    keys, group = columns["keys"], columns["group"]
+    marks = np.unpackbits(columns["marks"], axis=1, count=tally.num_events).astype(np.int64)
+    result = np.zeros_like(marks)
+    if len(keys) == 0:
+        return result
+    order = np.lexsort((columns["row_id"], columns["time"], group, keys))
+    keys, group, marks = keys[order], group[order], marks[order]
+    first = np.r_[True, (keys[1:] != keys[:-1]) | (group[1:] != group[:-1])]
+    starts, segment = np.flatnonzero(first), np.cumsum(first) - 1
+    running = np.cumsum(marks, axis=0)
+    earlier = running[starts] - marks[starts]
+    totals = np.add.reduceat(marks, starts, axis=0)
+    known, rows = np.unique(keys[starts], return_inverse=True)
+    before = tally.so_far(known).reshape(len(known), tally.num_groups, tally.num_events)
+    places = group[starts].astype(np.int64)
+    offset = before[rows, places] - earlier
+    result[order] = np.where(marks > 0, running + offset[segment], 0)
+    counts = np.zeros_like(before)
+    np.add.at(counts, (rows, places), totals)
+    tally.add(known, counts.reshape(len(known), -1))
+    return result
