@@ -1,0 +1,305 @@
+"""Standalone Retrieval: train query maps, index the items, write every user's top K.
+
+torchrun --standalone --nproc-per-node 2 -m launch.retrieve configs/retrieve/adsworld.yaml
+"""
+
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lfm4ads.core.config import config_yaml
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
+from lfm4ads.core.log import MetricsLog, log
+from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.version import digest, git_commit
+from lfm4ads.data.attach import all_representations, resolve_version
+from lfm4ads.data.index import Dataset, open_dataset
+from lfm4ads.data.reader import ReaderConfig
+from lfm4ads.model.retrieval import ITEM, RetrievalConfig, RetrievalLoss
+from lfm4ads.shard.sharded import ShardConfig
+from lfm4ads.train.index import IndexConfig
+from lfm4ads.train.retrieval import (
+    RetrievalSources,
+    SourcesConfig,
+    build_retrieval,
+    choose_query,
+    read_sources,
+)
+from lfm4ads.train.retrieved import Json, ListConfig, figure_of
+from lfm4ads.train.retriever import RetrievalFitConfig, Retriever, RetrieverConfig
+from lfm4ads.train.softmax import SoftmaxConfig
+from lfm4ads.train.split import SplitConfig
+from lfm4ads.train.top_lists import serve
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """Folders that other stages wrote."""
+
+    data: Path
+    reps: Path
+    """Root of the representations that dump wrote."""
+    upstream: str = ""
+    """Version of the representations; empty when there is only one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """One arm."""
+
+    query: tuple[str, ...] = ()
+    """Representations of the user, by name or pattern (``user.ur``, ``user.cr_*``); empty: the
+    baseline "Retriever", two towers over own embeddings from scratch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Retrieval runs, one an arm and seed."""
+
+    input: InputConfig
+    output: Path
+    overwrite: bool = False
+    domain: str = "ads"
+    scenarios: tuple[str, ...] = ()
+    """Scenarios whose rows train and are judged; empty: all of the domain."""
+    task: str = "click"
+    arms: dict[str, QueryConfig]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    split: SplitConfig
+    align_days: bool = True
+    """Put every day's representations on the scale of the first training day's."""
+    loss: RetrievalLoss = "softmax"
+    softmax: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    fit: RetrievalFitConfig = field(default_factory=RetrievalFitConfig)
+    reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(batch_size=1024))
+    model: RetrievalConfig = field(default_factory=RetrievalConfig)
+    lists: ListConfig = field(default_factory=ListConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+
+    def __post_init__(self) -> None:
+        if not (self.arms and self.seeds):
+            raise ValueError("arms and seeds must each name at least one")
+        for arm in self.arms:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", arm):
+                raise ValueError(f"arm {arm!r} must be of a-z, 0-9 and _: it names a folder")
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all arms and seeds share."""
+
+    config: Config
+    ranks: Ranks
+    sources: RetrievalSources
+    queries: dict[str, tuple[str, ...]]
+    """Representations of the user by arm, patterns resolved."""
+    days: dict[str, list[int]]
+    stop: StopSignal
+
+
+def run(config: Config, ranks: Ranks) -> Path:
+    """Train every arm and seed that is not finished yet; return the output folder."""
+    setting = _open(config, ranks)
+    pending = [
+        (arm, seed)
+        for seed in config.seeds
+        for arm in config.arms
+        if _open_output(setting, arm=arm, seed=seed)
+    ]
+    if not pending:
+        raise UserError(
+            f"{config.output} already holds every arm and seed; choose another output or pass"
+            " overwrite=true",
+            everywhere=True,
+        )
+    for arm, seed in pending:
+        _run_arm(setting, arm=arm, seed=seed)
+    log.info("%d runs are in %s", len(config.arms) * len(config.seeds), config.output)
+    return config.output
+
+
+def _open(config: Config, ranks: Ranks) -> _Setting:
+    dataset = open_dataset(config.input.data, ranks)
+    days = config.split.days(dataset)
+    _check_task(config, dataset)
+    version, queries = _resolve(config, ranks)
+    sources = read_sources(
+        SourcesConfig(
+            domain=config.domain,
+            scenarios=config.scenarios,
+            task=config.task,
+            whole_catalogue=config.lists.catalogue == "all",
+        ),
+        dataset=dataset,
+        days=days,
+        reps=config.input.reps,
+        version=version,
+        ranks=ranks,
+    )
+    return _Setting(config, ranks, sources, queries, days, StopSignal())
+
+
+def _check_task(config: Config, dataset: Dataset) -> None:
+    known = dataset.schema.binary_tasks
+    if config.task not in known:
+        raise UserError(
+            f"task {config.task} cannot be retrieved for; {config.input.data} has"
+            f" {', '.join(known)}",
+            everywhere=True,
+        )
+
+
+def _resolve(config: Config, ranks: Ranks) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Return the upstream version and what each arm's patterns name, checked on every rank."""
+    versions: list[str] = []
+    queries: dict[str, tuple[str, ...]] = {}
+    with ranks.together():
+        versions.append(resolve_version(config.input.reps, config.input.upstream))
+        first = config.split.train_first
+        names = all_representations(config.input.reps, version=versions[0], day=first)
+        if ITEM not in names:
+            raise UserError(
+                f"{config.input.reps} has no {ITEM}; run dump with item representations"
+            )
+        for arm, one in config.arms.items():
+            queries[arm] = choose_query(one.query, names=names)
+    return versions[0], queries
+
+
+def _digest(setting: _Setting, *, arm: str) -> str:
+    """Name what the result of an arm and seed depends on."""
+    config = setting.config
+    same = replace(config, arms={arm: config.arms[arm]}, seeds=(0,), overwrite=False, output=Path())
+    return digest(same, setting.sources.version, setting.sources.dataset.schema)
+
+
+def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
+    """Make the folder of a run; return False where it holds this very run, finished."""
+    config, ranks = setting.config, setting.ranks
+    folder = config.output / arm / f"seed-{seed}"
+    state = ""
+    with ranks.together():
+        if ranks.is_first:
+            report = folder / "report.json"
+            same = report.exists() and read_json(report)["digest"] == _digest(setting, arm=arm)
+            if same and not config.overwrite:
+                state = "finished"
+            else:
+                prepare_output(folder, overwrite=config.overwrite)
+                for stale in ("predictions", "index", "lists"):
+                    shutil.rmtree(folder / stale, ignore_errors=True)
+                own = replace(config, arms={arm: config.arms[arm]}, seeds=(seed,))
+                write_text(folder / "config.yaml", config_yaml(own))
+    return ranks.broadcast(state) != "finished"
+
+
+def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
+    config, ranks = setting.config, setting.ranks
+    started = time.monotonic()
+    built = _build(setting, arm=arm, seed=seed)
+    folder = config.output / arm / f"seed-{seed}"
+    metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
+    fitted = built.fit(
+        config.fit,
+        train=setting.days["train"],
+        valid=setting.days["valid"],
+        metrics=metrics,
+        stop=setting.stop,
+    )
+    rows: list[Json] = []
+    lists: list[Json] = []
+    for split in ("valid", "test"):
+        path = folder / "predictions" / f"split={split}" / f"part-{ranks.rank:05d}.parquet"
+        rows += built.metric_rows(setting.days[split], split=split, path=path)
+        lists += built.retrieve(setting.days[split], split=split)
+    for row in lists:
+        words = f"recall@{row['k']}/{row['scenario']}/{row['items']}"
+        metrics.write(words, row["recall"], step=fitted.best_epoch, split=row["split"])
+    served = _serve(setting, built, folder=folder, arm=arm) if config.lists.write else {}
+    report = {
+        "schema_version": 1,
+        "stage": "retrieve",
+        "arm": arm,
+        "seed": seed,
+        "dataset": str(config.input.data),
+        "upstream": setting.sources.version,
+        "digest": _digest(setting, arm=arm),
+        "commit": git_commit(),
+        "command": f"torchrun -m launch.retrieve {' '.join(sys.argv[1:])}",
+        "representations": [*setting.queries[arm], ITEM] if setting.queries[arm] else [],
+        "best_epoch": fitted.best_epoch,
+        "rows_per_second": fitted.rows / max(fitted.seconds, 1e-9),
+        "num_parameters": built.sharded.num_parameters(),
+        "metrics": rows,
+        "lists": lists,
+        **served,
+        "seconds": time.monotonic() - started,
+    }
+    with ranks.together():
+        if ranks.is_first:
+            write_json(folder / "report.json", report)
+    _say(config, report)
+
+
+def _build(setting: _Setting, *, arm: str, seed: int) -> Retriever:
+    config = setting.config
+    return build_retrieval(
+        RetrieverConfig(
+            words=f"{arm} seed {seed}",
+            query=setting.queries[arm],
+            seed=seed,
+            task=config.task,
+            ks=config.lists.ks,
+            first_day=config.split.train_first,
+            align_days=config.align_days,
+            loss=config.loss,
+            softmax=config.softmax,
+            reader=config.reader,
+            model=config.model,
+            shard=config.shard,
+        ),
+        setting.sources,
+        ranks=setting.ranks,
+    )
+
+
+def _serve(setting: _Setting, built: Retriever, *, folder: Path, arm: str) -> Json:
+    # Own towers are a model of their own: their vectors have nothing to do with the upstream's.
+    stored = bool(setting.queries[arm])
+    version = setting.sources.version if stored else _digest(setting, arm=arm)
+    (space,) = built.space.at([setting.days["test"][-1]])
+    served = serve(
+        folder,
+        space,
+        setting.sources.truth,
+        config=setting.config.index,
+        k=max(setting.config.lists.ks),
+        version=version,
+        ranks=setting.ranks,
+    )
+    return {"index": served}
+
+
+def _say(config: Config, report: Json) -> None:
+    k = max(config.lists.ks)
+    test = [row for row in report["lists"] if row["split"] == "test"]
+    (auc,) = (
+        row["auc"]
+        for row in report["metrics"]
+        if (row["split"], row["scenario"]) == ("test", "all")
+    )
+    figures = {f"recall@{k}": figure_of(test, k=k, name="recall"), "AUC": auc}
+    words = [f"{name} {'-' if one is None else f'{one:.4f}'}" for name, one in figures.items()]
+    log.info(
+        "%s seed %d: test %s, best epoch %d, %.0f s",
+        report["arm"],
+        report["seed"],
+        ", ".join(words),
+        report["best_epoch"] + 1,
+        report["seconds"],
+    )

@@ -1,0 +1,187 @@
+"""Standalone Retrieval built: what it reads, its model on its ranks, its space."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.core.seed import seed_torch
+from lfm4ads.data.attach import Reps, RepsReader
+from lfm4ads.data.index import Dataset, select_rows
+from lfm4ads.data.reader import Reader, scoring
+from lfm4ads.model.retrieval import ITEM, Retrieval
+from lfm4ads.shard.sharded import Sharded, shard_model
+from lfm4ads.train.interactions import ItemCounts, ItemDays, item_counts, item_days, liked
+from lfm4ads.train.levels import fit_levels
+from lfm4ads.train.retrieved import Truth
+from lfm4ads.train.retriever import Retriever, RetrieverConfig
+from lfm4ads.train.softmax import frequency
+from lfm4ads.train.space import OwnSpace, Space, StoredSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesConfig:
+    """Which rows all runs of a study share."""
+
+    domain: str
+    """Whose items are retrieved."""
+    scenarios: tuple[str, ...]
+    """Whose rows train and are judged; empty: all of the domain."""
+    task: str
+    """Its positives are what users like."""
+    whole_catalogue: bool
+    """Retrieve every item that has an IR, of whatever domain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSources:
+    """What all runs of a study read."""
+
+    dataset: Dataset
+    """Rows that train and are evaluated."""
+    history: Dataset
+    """Rows of the domain, from the first day to the one before the last evaluated."""
+    reps: Path
+    version: str
+    known: ItemDays | None
+    """Items the catalogue is made of; None: all with an IR."""
+    counts: ItemCounts
+    """Of the training days."""
+    truth: Truth
+
+
+def read_sources(
+    config: SourcesConfig,
+    *,
+    dataset: Dataset,
+    days: Mapping[str, Sequence[int]],
+    reps: Path,
+    version: str,
+    ranks: Ranks,
+) -> RetrievalSources:
+    """Read who liked what, and since when items are known; ``days`` are the splits'. Collective."""
+    task = config.task
+    every = [day for some in days.values() for day in some]
+    rows = select_rows(
+        dataset, domains=[config.domain], scenarios=config.scenarios, days=every, ranks=ranks
+    )
+    for name, some in days.items():
+        if not sum(rows.rows(day) for day in some):
+            raise UserError(
+                f"{dataset.path} has no {config.domain} rows of the chosen scenarios in the {name}"
+                " days",
+                everywhere=True,
+            )
+    before = [day for day in sorted(dataset.days) if day < max(every)]
+    history = select_rows(dataset, domains=[config.domain], days=before, ranks=ranks)
+    known = item_days(history, before, task=task, ranks=ranks)
+    counts = item_counts(rows, days["train"], task=task, ranks=ranks)
+    if not counts.positives.sum():
+        raise UserError(
+            f"{dataset.path} has no positive {task} in the train days; choose another task,"
+            " scenarios or days",
+            everywhere=True,
+        )
+    judged = (*days["valid"], *days["test"])
+    truth = Truth(
+        seen=liked(rows, days["train"], task=task, ranks=ranks, final=False),
+        targets={day: liked(rows, [day], task=task, ranks=ranks, final=True) for day in judged},
+        warm=known.until(max(days["train"])),
+    )
+    return RetrievalSources(
+        dataset=rows,
+        history=history,
+        reps=reps,
+        version=version,
+        known=None if config.whole_catalogue else known,
+        counts=counts,
+        truth=truth,
+    )
+
+
+def choose_query(patterns: Sequence[str], *, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the user's representations that patterns such as ``user.cr_*`` name, in order."""
+    users = [name for name in names if name.startswith("user.")]
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in users if fnmatchcase(name, pattern)]
+        if not found:
+            raise UserError(
+                f"query names {pattern}, but the user's representations are"
+                f" {', '.join(sorted(users)) or 'none'}; name one of them, or a pattern of theirs"
+            )
+        chosen |= dict.fromkeys(found)
+    return tuple(chosen)
+
+
+def build_retrieval(
+    config: RetrieverConfig, sources: RetrievalSources, *, ranks: Ranks
+) -> Retriever:
+    """Return the run, ready to fit. Collective."""
+    dataset = sources.dataset
+    reference = config.first_day if config.align_days else 0
+    both = (*config.query, ITEM) if config.query else ()
+    reps = Reps(sources.reps, sources.version, both, reference)
+    trainer, scorer = (
+        _reader(dataset, config, reps, ranks=ranks, train=train) for train in (True, False)
+    )
+    sharded = _model(config, sources, reps, trainer, ranks=ranks)
+    space: Space
+    if config.query:
+        space = StoredSpace(
+            sharded=sharded,
+            users=Reps(sources.reps, sources.version, config.query, reference),
+            items=Reps(sources.reps, sources.version, (ITEM,), reference),
+            known=sources.known,
+        )
+    else:
+        space = OwnSpace(
+            sharded=sharded,
+            history=_reader(sources.history, config, reps, ranks=ranks, train=False),
+            history_days=tuple(sorted(sources.history.days)),
+        )
+    counts = sources.counts
+    chosen = counts.rows if config.softmax.candidates == "rows" else counts.positives
+    return Retriever(
+        config=config,
+        sharded=sharded,
+        schema=dataset.schema,
+        trainer=trainer,
+        scorer=scorer,
+        space=space,
+        truth=sources.truth,
+        frequency=frequency(counts.items[chosen > 0], chosen[chosen > 0]),
+    )
+
+
+def _reader(
+    dataset: Dataset, config: RetrieverConfig, reps: Reps, *, ranks: Ranks, train: bool
+) -> RepsReader:
+    rows = config.reader if train else scoring(config.reader)
+    plain = Reader(dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=not train)
+    return RepsReader(plain, reps, ranks=ranks)
+
+
+def _model(
+    config: RetrieverConfig,
+    sources: RetrievalSources,
+    reps: Reps,
+    trainer: RepsReader,
+    *,
+    ranks: Ranks,
+) -> Sharded:
+    schema, first = sources.dataset.schema, config.first_day
+    dims: dict[str, int] = {}
+    with ranks.together():
+        dims |= reps.dims(first) if reps.names else {}
+    seed_torch(config.seed)
+    model = Retrieval(schema, config.model, query=config.query, rep_dims=dims, loss=config.loss)
+    if model.stored:
+        with ranks.together():
+            model.standardiser.set_moments(reps.moments(first))
+    rows, positives = sources.counts.rows.sum(), sources.counts.positives.sum()
+    model.set_prior((positives + 1) / (rows + 2))
+    fit_levels(model, trainer, schema=schema, day=first, ranks=ranks)
+    return shard_model(model, config=config.shard, ranks=ranks, seed=config.seed)
