@@ -85,6 +85,14 @@ def story(data, tmp_path_factory):
     return story
 
 
+@pytest.fixture(scope="session")
+def pretrained(data, tmp_path_factory):
+    """The first half of a story, for whoever dumps in other ways."""
+    story = Story(data, tmp_path_factory.mktemp("pretrained"))
+    run_jobs(2, story.pretrain_job())
+    return story
+
+
 FULL = everything(
     behaviours="recent_items",
     target="item_id",
