@@ -15,8 +15,8 @@ from lfm4ads.data.side import SideStates
 
 FOLD_ROWS = 131_072
 """Rows that wait before they are folded; a fold sorts, so larger is faster per row."""
-FOLD_BYTES = 128 << 20
-"""Of vectors that wait at most, in one sum."""
+FOLD_BYTES = 64 << 20
+"""Of vectors that wait before they are folded, where rows are wide."""
 
 S = TypeVar("S", State, Latest)
 
@@ -87,9 +87,12 @@ class SideAccumulator:
 
     def _push(self, pile: "_Pile[State] | _Pile[Latest]", rows: _Rows) -> None:
         pile.waiting.append(rows)
-        num_rows = sum(len(waiting.keys) for waiting in pile.waiting)
-        num_bytes = sum(waiting.vectors.nbytes for waiting in pile.waiting)
-        if num_rows >= self._fold_rows or num_bytes >= FOLD_BYTES:
+        pile.num_waiting += len(rows.keys)
+        width = max(1, rows.vectors.shape[1] * rows.vectors.itemsize)
+        enough = min(self._fold_rows, FOLD_BYTES // width)
+        # Two float32 rows a key weigh what its float64 sum does, so memory stays bounded by keys,
+        # and a merge with all keys so far follows a fold of more rows than that.
+        if pile.num_waiting >= max(enough, 2 * len(pile.states[0])):
             self._fold(pile)
 
     def _fold(self, pile: "_Pile[State] | _Pile[Latest]") -> None:
@@ -107,12 +110,15 @@ class _Pile(Generic[S]):
     merge: Callable[[S, S], S]
     states: list[S]
     waiting: list[_Rows] = field(default_factory=list)
+    num_waiting: int = 0
 
     def fold_waiting(self) -> None:
-        rows, self.waiting = self.waiting, []
+        rows, self.waiting, self.num_waiting = self.waiting, [], 0
         if not rows:
             return
-        self.states.append(self.fold(_joined(rows)))
+        joined = _joined(rows)
+        del rows
+        self.states.append(self.fold(joined))
         while len(self.states) > 1 and len(self.states[-2]) <= 2 * len(self.states[-1]):
             last = self.states.pop()
             self.states[-1] = self.merge(self.states[-1], last)

@@ -35,6 +35,8 @@ Read = Literal["layernorm", "l2", "mean", "sum"]
 
 FOLD_ROWS = 8_192
 """Events summed at a time: their float64 copy stays in cache, a hot key cannot make it large."""
+MERGE_NUMBERS = 65_536
+"""Numbers merged at a time, for the same reason; half the time of all at once at width 64."""
 LAYERNORM_EPSILON = 1e-5
 """As torch.nn.functional.layer_norm."""
 
@@ -164,19 +166,24 @@ def merge(a: State, b: State, *, half_life: float | None) -> State:
     time = np.full(len(keys), np.iinfo(np.int64).min)
     time[rows_a] = a.time
     time[rows_b] = np.maximum(time[rows_b], b.time)
-    merged = State(
-        keys=keys,
-        sum=np.zeros((len(keys), a.dim)),
-        weight=np.zeros(len(keys)),
-        time=time,
-        events=np.zeros(len(keys), dtype=np.int64),
-    )
+    weight, events = np.zeros(len(keys)), np.zeros(len(keys), dtype=np.int64)
+    total = np.zeros((len(keys), a.dim))
     for rows, part in ((rows_a, a), (rows_b, b)):
         kept = _decay(time[rows], part.time, half_life=half_life)
-        merged.sum[rows] += kept[:, None] * part.sum
-        merged.weight[rows] += kept * part.weight
-        merged.events[rows] += part.events
-    return merged
+        weight[rows] += kept * part.weight
+        events[rows] += part.events
+        _add_rows(total, part.sum, rows=rows, kept=kept)
+    return State(keys=keys, sum=total, weight=weight, time=time, events=events)
+
+
+def _add_rows(total: Float64s, part: Float64s, *, rows: Int64s, kept: Float64s) -> None:
+    """Add decayed rows in place, so many at a time that what is in between stays in cache."""
+    if part.shape[1] == 0:
+        return
+    step = max(1, MERGE_NUMBERS // part.shape[1])
+    for low in range(0, len(part), step):
+        some = slice(low, low + step)
+        total[rows[some]] += kept[some, None] * part[some]
 
 
 def union(a: Int64s, b: Int64s) -> Int64s:

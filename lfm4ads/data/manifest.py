@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,19 @@ class RepSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Carried:
+    """Where states of another upstream came from, and how well its vectors could be mapped."""
+
+    upstream: str
+    as_of: int
+    days: tuple[int, ...]
+    """Days on whose rows both upstreams were compared."""
+    rows: int
+    r2: dict[str, float]
+    """Explained share of variance by representation, as ``side.name``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What a snapshot says of itself before any file is written."""
 
@@ -77,6 +90,12 @@ class Header:
     trained_through: int
     """YYYYMMDD of the last day that checkpoint was trained on."""
     representations: tuple[RepSpec, ...]
+    first_day: int = 0
+    """YYYYMMDD of the first day whose events are in it; 0 where nobody said."""
+    window_days: int = 0
+    """Days its first snapshot was built from; 0: all that there were."""
+    carried: Carried | None = None
+    """The old upstream's states it began with."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.upstream):
@@ -183,6 +202,9 @@ def save_manifest(path: Path, manifest: Manifest) -> None:
             "as_of": header.as_of,
             "checkpoint_day": header.checkpoint_day,
             "trained_through": header.trained_through,
+            "first_day": header.first_day,
+            "window_days": header.window_days,
+            "carried": asdict(header.carried) if header.carried else None,
             "world": manifest.world,
             "rows": {side: manifest.rows(side) for side in header.sides},
             "representations": [asdict(spec) for spec in header.representations],
@@ -207,6 +229,9 @@ def load_manifest(path: Path) -> Manifest:
                 checkpoint_day=raw["checkpoint_day"],
                 trained_through=raw["trained_through"],
                 representations=tuple(RepSpec(**spec) for spec in raw["representations"]),
+                first_day=raw["first_day"],
+                window_days=raw["window_days"],
+                carried=_carried(raw["carried"]),
             ),
             world=raw["world"],
             files=tuple(part_files(raw["files"])),
@@ -215,6 +240,10 @@ def load_manifest(path: Path) -> Manifest:
         raise UserError(
             f"{path} is not a manifest of this program ({error}); rerun dump"
         ) from error
+
+
+def _carried(entry: dict[str, Any] | None) -> Carried | None:
+    return None if entry is None else replace(Carried(**entry), days=tuple(entry["days"]))
 
 
 def part_files(entries: Iterable[dict[str, Any]]) -> list[PartFile]:

@@ -7,7 +7,7 @@ killed run left is swept by the next.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -92,18 +92,45 @@ def write_part(
     keys = states.keys
     if (owners.owner(keys, world=world) != rank).any():
         raise ValueError(f"rank {rank} of {world} has keys it does not own; route_side comes first")
-    specs = header.specs(side)
     old = () if previous is None else previous.owned(side, rank=rank, world=world)
+    chunks = merged_chunks(old, states, header.specs(side))
+    return _write_chunks(root, chunks, header=header, side=side, rank=rank)
+
+
+def _write_chunks(
+    root: Path, chunks: Iterable[SideStates], *, header: Header, side: RepSide, rank: int
+) -> PartFile:
+    specs = header.specs(side)
     part = PartFile(side=side, owner=rank, rows=0, num_bytes=0, sha256="", sums=empty_sums(specs))
     path = building_folder(root, version=header.upstream, as_of=header.as_of) / part.path
 
     def tables() -> Iterator[pa.Table]:
-        for chunk in split_chunks(merged_chunks(old, states, specs)):
+        for chunk in split_chunks(chunks):
             add_states(part.sums, chunk, specs)
             yield to_table(chunk, specs)
 
     rows = write_table_stream(path, tables(), schema=part_schema(specs))
     return replace(part, rows=rows, num_bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def write_changed(
+    ranks: Ranks,
+    root: Path,
+    *,
+    header: Header,
+    old: Snapshot,
+    change: Callable[[RepSide, SideStates], SideStates],
+    overwrite: bool = False,
+) -> Snapshot:
+    """Write ``old``, each chunk of it changed, as a snapshot of another version. Collective."""
+    parts: list[PartFile] = []
+    with ranks.together():
+        _refuse_finished(root, header, overwrite=overwrite)
+        for side in header.sides:
+            chunks = old.owned(side, rank=ranks.rank, world=ranks.world)
+            changed = (change(side, chunk) for chunk in chunks)
+            parts.append(_write_chunks(root, changed, header=header, side=side, rank=ranks.rank))
+    return write_manifest(ranks, root, header=header, parts=parts, overwrite=overwrite)
 
 
 def write_manifest(

@@ -8,6 +8,7 @@ is no earlier checkpoint, use the base's own.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from lfm4ads.core.errors import UserError
@@ -23,6 +24,7 @@ from lfm4ads.data.slots import SIDES, By, Slots, chosen_layers, groups_of, horiz
 from lfm4ads.data.snapshot import Snapshot
 from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.place import PlaceConfig
+from lfm4ads.train.carry import CarryConfig, check_days, write_carried
 from lfm4ads.train.fold import Folding, check_events, place_upstream
 from lfm4ads.train.lineage import Lineage, open_lineage
 
@@ -60,6 +62,10 @@ class Config:
     """How a sum becomes what a model sees."""
     samples: bool = False
     """Also write every row's layers, for a SQL engine."""
+    window_days: int = 0
+    """Calendar days, the last being that of the first snapshot, whose events are in it; 0: all."""
+    carry: CarryConfig | None = None
+    """Begin with another upstream's states, mapped to this one, instead of with events."""
     overwrite: bool = False
     reader: ReaderConfig = field(default_factory=lambda: ReaderConfig(shuffle=False))
     place: PlaceConfig = field(default_factory=PlaceConfig)
@@ -70,8 +76,12 @@ class Config:
         if not self.half_life_days and not self.half_life_events:
             raise ValueError("half_life_days or half_life_events must give at least one half-life")
         for name in ("half_life_days", "half_life_events"):
-            if any(one <= 0 for one in getattr(self, name)):
+            if min(getattr(self, name), default=1.0) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.window_days < 0 or (self.window_days and self.carry):
+            raise ValueError(
+                f"window_days must be at least 0, and 0 beside carry, got {self.window_days}"
+            )
         for name in ("layers", "events", "domains", "scenarios"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} names one twice: {getattr(self, name)}")
@@ -95,6 +105,11 @@ def run(config: Config, ranks: Ranks) -> Path:
         samples=config.output if config.samples else None,
     )
     previous = _resume(config, folding, wanted)
+    if previous is None and config.carry is not None:
+        previous = write_carried(
+            folding, config.carry, config.output, place=config.place, overwrite=config.overwrite
+        )
+        _say(previous)
     _write_days(config, folding, wanted, previous)
     return config.output / f"upstream={upstream.version}"
 
@@ -123,10 +138,14 @@ def _slots(config: Config, dataset: Dataset, model: Lfm) -> Slots:
 
 def _wanted_days(config: Config, dataset: Dataset, upstream: Lineage) -> list[int]:
     first = config.first_as_of or upstream.seen_through
+    if config.carry is not None:
+        check_days(config.carry, dataset, first_as_of=config.first_as_of)
+        first = config.carry.as_of
     last = config.last_as_of or max(upstream.days)
     if first < upstream.seen_through:
+        what = "carry.as_of" if config.carry else "first_as_of"
         raise UserError(
-            f"first_as_of is {first}, but the first checkpoint has seen labels through"
+            f"{what} is {first}, but the first checkpoint has seen labels through"
             f" {upstream.seen_through}: a leak; use that day or a later one",
             everywhere=True,
         )
@@ -155,33 +174,75 @@ def _resume(config: Config, folding: Folding, wanted: list[int]) -> Snapshot | N
             )
         if done:
             previous = open_snapshot(config.output, version=version, as_of=done[-1])
-            if config.samples:
-                folded = [day for day in sorted(folding.dataset.days) if day <= done[-1]]
-                sample_files(config.output, version=version, days=folded)
+            _check_goes_on(config, folding, previous)
     return previous
+
+
+def _check_goes_on(config: Config, folding: Folding, previous: Snapshot) -> None:
+    """Refuse to complete what was begun in another way."""
+    header = previous.manifest.header
+    if config.carry is None and header.window_days != config.window_days:
+        raise UserError(
+            f"{previous.folder} was built with window_days={header.window_days}, not"
+            f" {config.window_days}; pass that, or overwrite=true"
+        )
+    begun = header.carried.upstream if header.carried else ""
+    if bool(begun) != (config.carry is not None):
+        raise UserError(
+            f"{previous.folder} began with {f'states of upstream {begun}' if begun else 'events'};"
+            f" {'give' if begun else 'leave out'} carry, or pass overwrite=true"
+        )
+    if config.samples:
+        after = header.carried.as_of if header.carried else header.first_day - 1
+        days = [day for day in sorted(folding.dataset.days) if after < day <= header.as_of]
+        sample_files(config.output, version=header.upstream, days=days)
+
+
+def _first_day(config: Config, dataset: Dataset, first_as_of: int) -> int:
+    """Return the first day whose events are folded."""
+    if not config.window_days:
+        return min(dataset.days)
+    last = datetime.strptime(str(first_as_of), "%Y%m%d")
+    start = int((last - timedelta(days=config.window_days - 1)).strftime("%Y%m%d"))
+    return min(day for day in dataset.days if day >= start)
 
 
 def _write_days(
     config: Config, folding: Folding, wanted: list[int], previous: Snapshot | None
 ) -> None:
-    after = previous.manifest.header.as_of if previous else 0
-    days = [day for day in sorted(folding.dataset.days) if after < day <= wanted[-1]]
+    first = _first_day(config, folding.dataset, wanted[0])
+    if previous is not None:
+        first = previous.manifest.header.as_of + 1
+    days = [day for day in sorted(folding.dataset.days) if first <= day <= wanted[-1]]
     folding.start(previous)
     for day in days:
         folding.add_day(day)
         if day in wanted:
-            previous = _write_day(config, folding, day, previous)
+            previous = _write_day(
+                config, folding, _header(config, folding, day, previous, first), previous
+            )
             folding.start(previous)
 
 
-def _write_day(config: Config, folding: Folding, day: int, previous: Snapshot | None) -> Snapshot:
-    header = Header(
+def _header(
+    config: Config, folding: Folding, day: int, previous: Snapshot | None, first: int
+) -> Header:
+    before = previous.manifest.header if previous else None
+    return Header(
         upstream=folding.upstream.lineage.version,
         as_of=day,
         checkpoint_day=day,
         trained_through=day,
         representations=folding.slots.specs(),
+        first_day=before.first_day if before else first,
+        window_days=before.window_days if before else config.window_days,
+        carried=before.carried if before else None,
     )
+
+
+def _write_day(
+    config: Config, folding: Folding, header: Header, previous: Snapshot | None
+) -> Snapshot:
     snapshot = write_snapshot(
         folding.ranks,
         config.output,
@@ -190,6 +251,19 @@ def _write_day(config: Config, folding: Folding, day: int, previous: Snapshot | 
         previous=previous,
         overwrite=config.overwrite,
     )
-    counts = " and ".join(f"{snapshot.manifest.rows(side)} {side}s" for side in SIDES)
-    log.info("as of %d: %s in %s", day, counts, snapshot.folder)
+    _say(snapshot)
     return snapshot
+
+
+def _say(snapshot: Snapshot) -> None:
+    counts = " and ".join(f"{snapshot.manifest.rows(side)} {side}s" for side in SIDES)
+    header = snapshot.manifest.header
+    log.info("as of %d: %s in %s", header.as_of, counts, snapshot.folder)
+    if header.carried and header.carried.as_of == header.as_of:
+        r2, name = min((share, name) for name, share in header.carried.r2.items())
+        log.info(
+            "carried from upstream %s; the worst map is %s's, R^2 %.3f",
+            header.carried.upstream,
+            name,
+            r2,
+        )
