@@ -6,7 +6,7 @@ of items.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class RetrievalConfig:
     temperature: float = 1.0
     """Scores are divided by it; a map can learn any, so it only sets where training starts."""
     learn_temperature: bool = False
+    popularity_days: int = 0
+    """Append to IR the log of an item's share of the rows of so many days before; 0 does not."""
+    query_lr_scale: float = 0.1
+    """Learning rate of the map from representations as a share of the dense one: it has thousands
+    of weights for some thousand positives, and from IR's space it need not go far."""
     dim: int = 64
     """Width of the space of the arm without an upstream; the others live in that of IR."""
     features: tuple[str, ...] = ()
@@ -44,6 +49,8 @@ class RetrievalConfig:
             raise ValueError(f"model.hidden takes at most one layer, got {list(self.hidden)}")
         if self.temperature <= 0 or self.dim < 1:
             raise ValueError("model.temperature and model.dim must be positive")
+        if self.popularity_days < 0:
+            raise ValueError(f"model.popularity_days must not be {self.popularity_days}")
 
 
 @dataclass
@@ -77,12 +84,13 @@ class Retrieval(nn.Module):
         rep_dims: Mapping[str, int],
         loss: RetrievalLoss,
     ) -> None:
-        """``query``: names in ``rep_dims``, which also holds ``item.ir``; empty: own towers."""
+        """``query``: names in ``rep_dims``, whose others stand for an item; empty: own towers."""
         super().__init__()
         self._query = list(query)
         self._temperature = config.temperature
         if self._query:
-            self.dim = rep_dims[ITEM]
+            self._item = [name for name in rep_dims if name.startswith("item.")]
+            self.dim = sum(rep_dims[name] for name in self._item)
             self.standardiser = Standardiser(rep_dims)
             width = sum(rep_dims[name] for name in self._query) + len(self._query)
         else:
@@ -128,12 +136,23 @@ class Retrieval(nn.Module):
 
     def encode_items(self, batch: Batch) -> Tensor:
         """Return vectors (B, D) from stored representations alone."""
-        return self.standardiser(batch, [ITEM])
+        return self.standardiser(batch, self._item)
 
     def set_prior(self, rate: float) -> None:
         """Start at the base rate of a BCE's label."""
         if self.user_term is not None:
             nn.init.constant_(self.user_term.bias, torch.logit(torch.tensor(rate)).item())
+
+    def set_popularity(self, name: str, *, std: float) -> None:
+        """Start a softmax from lists of the most shown items: score = log share of ``name``.
+
+        ``std``: what the standardiser divides the log share by.
+        """
+        columns = [self.standardiser.dims[one] for one in self._item]
+        place = sum(columns[: self._item.index(name)])
+        bias = cast(nn.Linear, self.query_map.layers[-1]).bias
+        with torch.no_grad():
+            bias[place] = std * self._temperature
 
     def _stored_user(self, batch: Batch) -> Tensor:
         present_BP = torch.stack([batch.present[name] for name in self._query], dim=1)

@@ -50,6 +50,8 @@ class ItemDays:
     """(K,) sorted."""
     first_day: Int64s
     """(K,) YYYYMMDD."""
+    shown: dict[int, tuple[Int64s, Int64s]]
+    """By day: the sorted items of its rows, and how many rows each had."""
 
     def until(self, day: int) -> Int64s:
         """Return the items that had been shown by the end of a day, sorted."""
@@ -69,16 +71,15 @@ class ItemCounts:
 def item_days(dataset: Dataset, days: Sequence[int], *, task: str, ranks: Ranks) -> ItemDays:
     """Return since when the items of the dataset's rows are known. Collective."""
     items, first = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    shown: dict[int, tuple[Int64s, Int64s]] = {}
     for day in sorted(days):
-        own = np.zeros(0, np.int64)
-        with ranks.together():
-            parts = [np.unique(pairs.item) for pairs in _pieces(dataset, day, task, ranks=ranks)]
-            own = np.unique(np.concatenate([own, *parts]))
-        new = np.setdiff1d(np.concatenate(ranks.gather(own)), items)
+        counts = item_counts(dataset, [day], task=task, ranks=ranks)
+        shown[day] = (counts.items, counts.rows)
+        new = np.setdiff1d(counts.items, items)
         items = np.concatenate([items, new])
         first = np.concatenate([first, np.full(len(new), day)])
     order = np.argsort(items)
-    return ItemDays(items=items[order], first_day=first[order])
+    return ItemDays(items=items[order], first_day=first[order], shown=shown)
 
 
 def item_counts(dataset: Dataset, days: Sequence[int], *, task: str, ranks: Ranks) -> ItemCounts:

@@ -15,6 +15,7 @@ from lfm4ads.model.retrieval import ITEM, Retrieval
 from lfm4ads.shard.sharded import Sharded, shard_model
 from lfm4ads.train.interactions import ItemCounts, ItemDays, item_counts, item_days, liked
 from lfm4ads.train.levels import fit_levels
+from lfm4ads.train.popularity import POPULARITY, Popularity, PopularReader
 from lfm4ads.train.retrieved import Truth
 from lfm4ads.train.retriever import Retriever, RetrieverConfig
 from lfm4ads.train.softmax import frequency
@@ -45,8 +46,9 @@ class RetrievalSources:
     """Rows of the domain, from the first day to the one before the last evaluated."""
     reps: Path
     version: str
-    known: ItemDays | None
-    """Items the catalogue is made of; None: all with an IR."""
+    known: ItemDays
+    """Items of the domain."""
+    whole_catalogue: bool
     counts: ItemCounts
     """Of the training days."""
     truth: Truth
@@ -95,7 +97,8 @@ def read_sources(
         history=history,
         reps=reps,
         version=version,
-        known=None if config.whole_catalogue else known,
+        known=known,
+        whole_catalogue=config.whole_catalogue,
         counts=counts,
         truth=truth,
     )
@@ -127,14 +130,17 @@ def build_retrieval(
     trainer, scorer = (
         _reader(dataset, config, reps, ranks=ranks, train=train) for train in (True, False)
     )
-    sharded = _model(config, sources, reps, trainer, ranks=ranks)
+    window = config.model.popularity_days if config.query else 0
+    popularity = Popularity(shown=sources.known.shown, window=window) if window else None
+    sharded = _model(config, sources, reps, trainer, popularity=popularity, ranks=ranks)
     space: Space
     if config.query:
         space = StoredSpace(
             sharded=sharded,
             users=Reps(sources.reps, sources.version, config.query, reference),
             items=Reps(sources.reps, sources.version, (ITEM,), reference),
-            known=sources.known,
+            known=None if sources.whole_catalogue else sources.known,
+            popularity=popularity,
         )
     else:
         space = OwnSpace(
@@ -148,8 +154,8 @@ def build_retrieval(
         config=config,
         sharded=sharded,
         schema=dataset.schema,
-        trainer=trainer,
-        scorer=scorer,
+        trainer=PopularReader(trainer, popularity) if popularity else trainer,
+        scorer=PopularReader(scorer, popularity) if popularity else scorer,
         space=space,
         truth=sources.truth,
         frequency=frequency(counts.items[chosen > 0], chosen[chosen > 0]),
@@ -170,18 +176,28 @@ def _model(
     reps: Reps,
     trainer: RepsReader,
     *,
+    popularity: Popularity | None,
     ranks: Ranks,
 ) -> Sharded:
     schema, first = sources.dataset.schema, config.first_day
     dims: dict[str, int] = {}
     with ranks.together():
         dims |= reps.dims(first) if reps.names else {}
+    if popularity is not None:
+        dims[POPULARITY] = 1
     seed_torch(config.seed)
     model = Retrieval(schema, config.model, query=config.query, rep_dims=dims, loss=config.loss)
     if model.stored:
         with ranks.together():
-            model.standardiser.set_moments(reps.moments(first))
+            moments = reps.moments(first)
+            if popularity is not None:
+                moments[POPULARITY] = popularity.moments(first)
+            model.standardiser.set_moments(moments)
+            if popularity is not None and config.loss == "softmax":
+                std = float(moments[POPULARITY].std[0])
+                model.set_popularity(POPULARITY, std=std)
     rows, positives = sources.counts.rows.sum(), sources.counts.positives.sum()
     model.set_prior((positives + 1) / (rows + 2))
     fit_levels(model, trainer, schema=schema, day=first, ranks=ranks)
-    return shard_model(model, config=config.shard, ranks=ranks, seed=config.seed)
+    scales = {"query_map.": config.model.query_lr_scale} if model.stored else {}
+    return shard_model(model, config=config.shard, ranks=ranks, seed=config.seed, lr_scales=scales)

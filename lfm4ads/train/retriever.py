@@ -27,6 +27,7 @@ from lfm4ads.train.diagnose import explain_not_finite
 from lfm4ads.train.fit import Fitted
 from lfm4ads.train.loop import Pass, progress, train_pass
 from lfm4ads.train.losses import masked_bce
+from lfm4ads.train.popularity import PopularReader
 from lfm4ads.train.retrieved import Json, Truth, evaluate, figure_of
 from lfm4ads.train.scores import (
     Figures,
@@ -83,8 +84,8 @@ class Retriever:
     config: RetrieverConfig
     sharded: Sharded
     schema: Schema
-    trainer: RepsReader
-    scorer: RepsReader
+    trainer: RepsReader | PopularReader
+    scorer: RepsReader | PopularReader
     space: Space
     truth: Truth
     frequency: Frequency

@@ -25,6 +25,7 @@ from lfm4ads.model.retrieval import ITEM, Retrieval
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.train.interactions import ItemDays
 from lfm4ads.train.loop import agreed
+from lfm4ads.train.popularity import POPULARITY, Popularity
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -60,6 +61,8 @@ class StoredSpace:
     items: Reps
     known: ItemDays | None
     """Items of the domain; None: every item that has an IR is in the catalogue."""
+    popularity: Popularity | None
+    """Appended to IR."""
 
     def at(self, days: Sequence[int]) -> Iterator[DaySpace]:
         """Yield what is known before each of the days, which ascend. Collective."""
@@ -81,10 +84,10 @@ class StoredSpace:
         items, values = table.keys[present], table.values[ITEM.split(".")[1]][:-1][present]
         _check_catalogue(items, day=day, as_of=as_of)
         users = self.users.before(day).keys("user")
-
-        def vectors_of(values: Float32s) -> Float32s:
-            ones = np.ones(len(values), np.float32)
-            return _encode(model.encode_items, {ITEM: values}, {ITEM: ones}, ranks=ranks)
+        parts = {ITEM: values}
+        if self.popularity is not None:
+            parts[POPULARITY] = self.popularity.of(items, day=day)
+        ones = dict.fromkeys(parts, np.ones(len(items), np.float32))
 
         def queries(users: Int64s) -> Float32s:
             found = self.users.tables(day, {"user": users})["user"].lookup(users)
@@ -96,7 +99,7 @@ class StoredSpace:
             day=day,
             as_of=as_of,
             items=items,
-            vectors=vectors_of(values),
+            vectors=_encode(model.encode_items, parts, ones, ranks=ranks),
             users=users[owner(users, world=ranks.world) == ranks.rank],
             queries=queries,
         )

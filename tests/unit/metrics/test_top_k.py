@@ -20,7 +20,7 @@ def draw(seed, *, users=30, items=40):
     return scores, relevant
 
 
-def pairs_of(scores, relevant, *, longest=max(KS)):
+def pairs_of(scores, relevant, *, longest=10):
     """Return the users and places of all targets; -1 beyond the longest list."""
     place = (-scores).argsort(axis=1).argsort(axis=1)
     users, items = np.nonzero(relevant)

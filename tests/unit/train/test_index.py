@@ -140,7 +140,7 @@ def test_an_index_is_replaced_whole(tmp_path):
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("kind: tree\n")
-    with pytest.raises(UserError, match="flat.*ivf.*hnsw"):
+    with pytest.raises(UserError, match=r"flat.*ivf.*hnsw"):
         load_config(IndexConfig, [str(path)])
     with pytest.raises(ValueError, match=r"index\.probes must be positive"):
         IndexConfig(probes=0)

@@ -22,7 +22,9 @@ def read(ranks, folder, task):
     dataset = select_rows(open_dataset(folder, ranks), domains=["ads"], days=DAYS, ranks=ranks)
     days = item_days(dataset, DAYS, task=task, ranks=ranks)
     counts = item_counts(dataset, DAYS, task=task, ranks=ranks)
-    final, early = (liked(dataset, DAYS, task=task, ranks=ranks, final=one) for one in (True, False))
+    final, early = (
+        liked(dataset, DAYS, task=task, ranks=ranks, final=one) for one in (True, False)
+    )
     column = list(dataset.schema.tasks).index(task)
     by_reader = {one: _by_reader(dataset, ranks, column, final=one) for one in (True, False)}
     return days, counts, {True: final, False: early}, by_reader

@@ -71,7 +71,7 @@ def by_loops(world, *, k, scenario, cold):
 
 
 def test_figures_are_those_of_loops(world):
-    space = SimpleNamespace(at=lambda days: [world.space], sharded=None)
+    space = SimpleNamespace(at=lambda _: [world.space], sharded=None)
     space.sharded = SimpleNamespace(ranks=one_rank())
     rows = evaluate(space, world.truth, days=[DAY], ks=(3, 10), scenarios=3, split="test")
     assert {row["items"] for row in rows} == {"all", "cold"}
