@@ -7,7 +7,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
-from lfm4ads.data.index import open_dataset, select_domains
+from lfm4ads.data.index import open_dataset, select_rows
 from lfm4ads.data.reader import Reader, ReaderConfig
 
 DAY = 20260101
@@ -27,7 +27,7 @@ def read_batches(folder, *, ranks=None, batch_size=64, day=DAY, domains=(), seed
     ranks = ranks or one_rank()
     dataset = open_dataset(folder, ranks)
     if domains:
-        dataset = select_domains(dataset, domains, days=[day], ranks=ranks)
+        dataset = select_rows(dataset, domains=domains, days=[day], ranks=ranks)
     config = ReaderConfig(batch_size=batch_size, lanes=4, window_rows=48)
     return list(Reader(dataset, config=config, ranks=ranks, seed=seed).day(day))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
@@ -109,6 +111,17 @@ def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dic
             everywhere=True,
         ) from error
     return meta
+
+
+def tensor_shapes(folder: Path, *, part: str = "model") -> dict[str, list[int]]:
+    """Return the shape of every tensor of a part of a checkpoint, by its name there."""
+    check_checkpoint(folder)
+    entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {
+        name.removeprefix(f"{part}."): list(entry.size)
+        for name, entry in entries.items()
+        if name.startswith(f"{part}.") and isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def complete_checkpoints(root: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lfm4ads.core.errors import UserError
@@ -13,9 +14,9 @@ from lfm4ads.data.decay import Int64s
 from lfm4ads.data.manifest import RepSide, available_versions
 from lfm4ads.data.moments import Moments
 from lfm4ads.data.reader import Reader
-from lfm4ads.data.reps import snapshot_before
+from lfm4ads.data.reps import open_snapshot, snapshot_before
 from lfm4ads.data.snapshot import Snapshot
-from lfm4ads.data.table import RepsTable
+from lfm4ads.data.table import Lookup, RepsTable
 
 _KEEP_BYTES = 1 << 30
 SIDES: tuple[RepSide, RepSide] = ("user", "item")
@@ -41,9 +42,14 @@ class Reps:
     names: tuple[str, ...]
     reference: int = 0
     """Day whose representations set the scale that those of all days are put on; 0 leaves them."""
+    as_of: int = 0
+    """Snapshot that samples of every day read; 0: the newest before their own. One for all days
+    tells training samples of their future, as the public code of LFM4Ads does."""
 
     def before(self, day: int) -> Snapshot:
         """Open the newest snapshot strictly before ``day``: nothing of the day itself enters."""
+        if self.as_of:
+            return open_snapshot(self.root, version=self.version, as_of=self.as_of)
         return snapshot_before(self.root, version=self.version, day=day)
 
     def dims(self, day: int) -> dict[str, int]:
@@ -123,6 +129,8 @@ class RepsReader:
         for batch in batches:
             for side, table in tables.items():
                 found = table.lookup((batch.user if side == "user" else batch.item).numpy())
+                if not self._reps.as_of:
+                    _refuse_future(found, batch, side=side, reps=self._reps)
                 for name, values in found.values.items():
                     # Padding has key 0, which may be somebody's.
                     present = found.present[name] & batch.valid.numpy()
@@ -141,3 +149,16 @@ class RepsReader:
         if sum(table.num_bytes for some in kept for table in some.values()) <= _KEEP_BYTES:
             self._kept[day] = tables
         return tables
+
+
+def _refuse_future(found: Lookup, batch: Batch, *, side: RepSide, reps: Reps) -> None:
+    """Check what no manifest can promise: no event of a key is as late as the row that reads it."""
+    late = (found.last_time >= batch.time.numpy()) & (found.events > 0) & batch.valid.numpy()
+    if late.any():
+        row = int(np.argmax(late))
+        raise UserError(
+            f"a row of day {batch.day} (row_id {int(batch.row_id[row])}) would read a {side}"
+            f" representation with an event at {found.last_time[row]} ms, not before its own time"
+            f" {int(batch.time[row])} ms: {reps.root} leaks the future; rerun dump from the dataset"
+            " that is read here"
+        )

@@ -145,6 +145,12 @@ def read_domain(table: pa.Table, schema: Schema, *, where: str) -> Array:
     return read_index(values, column=schema.domain, size=len(schema.domains), where=where)
 
 
+def read_scenario(table: pa.Table, schema: Schema, *, where: str) -> Array:
+    """Return the scenario (N,) of every row, checked before rows are chosen by it."""
+    values = flat(table[schema.scenario])
+    return read_index(values, column=schema.scenario, size=len(schema.scenarios), where=where)
+
+
 def read_index(values: pa.Array, *, column: str, size: int, where: str) -> Array:
     """Return int64 (N,) of a column that indexes a list of ``size`` names in the schema."""
     ids = read_keys(values, column=column, where=where)

@@ -6,7 +6,7 @@ Rank 0 reads the footers and tells the others, so that a thousand ranks do not o
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.columns import check_types, needed_columns, not_null, read_domain
+from lfm4ads.data.columns import (
+    Array,
+    check_types,
+    needed_columns,
+    not_null,
+    read_domain,
+    read_scenario,
+)
 from lfm4ads.data.schema import Schema, load_schema
 
 DAY_MS = 86_400_000
@@ -30,7 +37,7 @@ class RowGroup:
     file: str
     index: int
     rows: int
-    """Rows wanted of it: all, or those of the selected domains."""
+    """Rows wanted of it: all, or those of the selected domains and scenarios."""
     last_time: int
     """Largest time in it, milliseconds."""
 
@@ -43,7 +50,23 @@ class Dataset:
     schema: Schema
     days: dict[int, tuple[RowGroup, ...]]
     domains: tuple[int, ...] = ()
-    """Domain indices that are read; empty means all rows."""
+    """Domain indices that are read; empty means all."""
+    scenarios: tuple[int, ...] = ()
+    """Scenario indices that are read; empty means all."""
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether some rows are left out."""
+        return bool(self.domains or self.scenarios)
+
+    def wanted(self, table: pa.Table, *, where: str) -> Array:
+        """Return which rows (N,) of a decoded row group are read."""
+        wanted = np.ones(table.num_rows, dtype=np.bool_)
+        if self.domains:
+            wanted &= np.isin(read_domain(table, self.schema, where=where), self.domains)
+        if self.scenarios:
+            wanted &= np.isin(read_scenario(table, self.schema, where=where), self.scenarios)
+        return wanted
 
     def groups(self, day: int) -> tuple[RowGroup, ...]:
         """Return the row groups of a day, or say which days there are."""
@@ -86,35 +109,54 @@ def open_dataset(path: Path, ranks: Ranks) -> Dataset:
     return Dataset(path=path, schema=schema, days=days)
 
 
-def select_domains(
-    dataset: Dataset, names: Sequence[str], *, days: Sequence[int], ranks: Ranks
+def select_rows(
+    dataset: Dataset,
+    *,
+    domains: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    days: Sequence[int],
+    ranks: Ranks,
 ) -> Dataset:
-    """Return the dataset cut down to ``days`` and to rows of the named domains.
+    """Return the dataset cut down to ``days`` and to rows of the named domains and scenarios.
 
+    A scenario may be called by its number, as reports do.
     Row groups without such rows stay: the end of a day is that of its whole log.
-    Only the domain column is read for the counts, each row group on one rank.
+    Only these columns are read for the counts, each row group on one rank.
     """
-    unknown = set(names) - set(dataset.schema.domains)
-    if unknown:
-        raise UserError(
-            f"{dataset.path} has no domain {min(unknown)};"
-            f" its schema lists {', '.join(dataset.schema.domains)}",
-            everywhere=True,
-        )
-    domains = tuple(dataset.schema.domains.index(name) for name in names)
+    schema = dataset.schema
+    selected = replace(
+        dataset,
+        domains=_indices(dataset, domains, kind="domain", known=schema.domains),
+        scenarios=_indices(dataset, scenarios, kind="scenario", known=schema.scenarios),
+    )
     counted: dict[int, tuple[RowGroup, ...]] = {}
     for day in days:
         groups = dataset.groups(day)
         counts = np.zeros(len(groups), dtype=np.int64)
         with ranks.together():
             for position in range(ranks.rank, len(groups), ranks.world):
-                counts[position] = _count(dataset, groups[position], domains)
+                counts[position] = _count(selected, groups[position])
         counts = ranks.sum(counts)
         counted[day] = tuple(
             RowGroup(group.file, group.index, int(count), group.last_time)
             for group, count in zip(groups, counts, strict=True)
         )
-    return Dataset(path=dataset.path, schema=dataset.schema, days=counted, domains=domains)
+    return replace(selected, days=counted)
+
+
+def _indices(
+    dataset: Dataset, names: Sequence[str], *, kind: str, known: Sequence[str]
+) -> tuple[int, ...]:
+    places = {name: place for place, name in enumerate(known)}
+    if kind == "scenario":
+        places = {str(place): place for place in range(len(known))} | places
+    unknown = set(names) - set(places)
+    if unknown:
+        raise UserError(
+            f"{dataset.path} has no {kind} {min(unknown)}; its schema lists {', '.join(known)}",
+            everywhere=True,
+        )
+    return tuple(places[name] for name in names)
 
 
 def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa.Table:
@@ -129,10 +171,11 @@ def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa
         ) from error
 
 
-def _count(dataset: Dataset, group: RowGroup, domains: tuple[int, ...]) -> int:
-    table = read_row_group(dataset.path, group, columns=[dataset.schema.domain])
+def _count(dataset: Dataset, group: RowGroup) -> int:
+    schema = dataset.schema
+    table = read_row_group(dataset.path, group, columns=[schema.domain, schema.scenario])
     where = f"{dataset.path / group.file}, row group {group.index}"
-    return int(np.isin(read_domain(table, dataset.schema, where=where), domains).sum())
+    return int(dataset.wanted(table, where=where).sum())
 
 
 def _scan(path: Path, schema: Schema) -> dict[int, list[RowGroup]]:

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from lfm4ads.data.columns import (
     needed_columns,
-    read_domain,
     read_index,
     read_keys,
     read_label,
@@ -94,7 +93,7 @@ def _join_ragged(columns: Sequence[Ragged]) -> Ragged:
 
 
 def decode(dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | None = None) -> Rows:
-    """Read one row group, keep the selected domains, check every column and turn it into arrays.
+    """Read one row group, keep the selected rows, check every column and turn it into arrays.
 
     ``horizons`` (ms, by task): a time_to_event label counts only if its event had happened by then;
     None takes the final labels.
@@ -102,9 +101,8 @@ def decode(dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | N
     schema = dataset.schema
     where = f"{dataset.path / group.file}, row group {group.index}"
     table = read_row_group(dataset.path, group, columns=needed_columns(schema))
-    if dataset.domains:
-        domain = read_domain(table, schema, where=where)
-        table = table.filter(pa.array(np.isin(domain, dataset.domains)))
+    if dataset.is_selected:
+        table = table.filter(pa.array(dataset.wanted(table, where=where)))
     columns = {name: _one(table[name]) for name in table.column_names}
     arrays = _keys(columns, schema, where=where)
     arrays["numbers"] = _numbers(columns, schema, where=where, rows=table.num_rows)

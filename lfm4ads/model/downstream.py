@@ -5,24 +5,22 @@ Dimension key: B rows, E width of the embeddings, H last hidden width, T tasks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
+from lfm4ads.model.arm import ArmConfig
 from lfm4ads.model.config import LfmConfig
-from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables
-from lfm4ads.nn.adapter import NonLinearAdapter
+from lfm4ads.model.isomorphic import IsomorphicModule, Joined
+from lfm4ads.nn.adapter import NonLinearAdapter, SigmoidGate, TokenAdapter
 from lfm4ads.nn.fields import FieldConfig, FieldEncoder, check_codes
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 from lfm4ads.nn.mlp import Mlp
 from lfm4ads.nn.standardise import Standardiser
 from lfm4ads.nn.tables import Tables, TableSet, check_features
-
-Arm = Literal["vanilla", "sum", "adapter", "module"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,72 +33,29 @@ class DownstreamConfig:
     cross_layers: int = 2
     mlp: tuple[int, ...] = (64, 32)
     dropout: float = 0.2
-    sum_dim: int = 16
-    """Width of the linear map of UR in the arm sum."""
+    concat_dim: int = 16
+    """Width of the linear map of what ``concat`` names."""
     adapter_hidden: int = 64
     adapter_dropout: float = 0.2
+    token_dim: int = 16
+    """Width of a token of what ``tokens`` names."""
+    num_tokens: int = 2
+    """Tokens that enter."""
     module_lr_scale: float = 0.1
-    """Learning rate of the transferred module as a share of the dense one."""
+    """Learning rate of a module, which starts at upstream weights, as a share of the dense one."""
+    copy_lr_scale: float = 1.0
+    """Factor on both learning rates of an arm that copies the upstream's network."""
 
     def __post_init__(self) -> None:
         if not self.mlp:
             raise ValueError("model.mlp needs at least one layer")
 
 
-class IsomorphicModule(nn.Module):
-    """The upstream mix tower of one domain, fed with stored UR and IR, with the upstream's heads.
-
-    It recomputes a cross representation CR'(u, i) per sample, so no (user, item) pair is ever
-    stored. A key without a stored representation gets a learned default, zero at start. Pair fields
-    are not stored and count as zeros, as they do for some rows of the upstream's training.
-    """
-
-    def __init__(
-        self, schema: Schema, upstream: LfmConfig, *, domain: str, tasks: Sequence[int]
-    ) -> None:
-        """``tasks``: upstream indices of the downstream tasks."""
-        super().__init__()
-        tables = build_tables(schema, upstream)
-        layouts = build_encoders(schema, upstream, tables=tables).layouts
-        self.mix = build_mix(
-            schema, upstream, layouts=layouts, domains=[domain], tasks=schema.tasks
-        )
-        self.heads = build_heads(
-            self.mix.width, upstream, scenarios=len(schema.scenarios), tasks=len(schema.tasks)
-        )
-        widths = [sum(one.widths[side] for one in layouts.values()) for side in (0, 1)]
-        self.default_ur = nn.Parameter(torch.zeros(widths[0]))
-        self.default_ir = nn.Parameter(torch.zeros(widths[1]))
-        self._tasks = list(tasks)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return logits (B, T)."""
-        sides = [
-            torch.where(batch.present[name].unsqueeze(1) > 0, batch.reps[name], default)
-            for name, default in (("user.ur", self.default_ur), ("item.ir", self.default_ir))
-        ]
-        only_branch_B = torch.zeros_like(batch.domain)
-        mixed = self.mix(*sides, only_branch_B)
-        return self.heads(mixed.top, batch.scenario)[:, self._tasks]
-
-
-def module_weights(model: nn.Module) -> dict[str, str]:
-    """Return downstream name -> upstream name of every tensor the module takes over.
-
-    Buffers too: a spectral bound's vectors belong to the weight that they bound.
-    """
-    taken = ("module.mix.", "module.heads.")
-    return {
-        name: name.removeprefix("module.") for name in model.state_dict() if name.startswith(taken)
-    }
-
-
 class Downstream(nn.Module):
-    """DCNv2 on the team's own features; an arm adds upstream knowledge to it.
+    """DCNv2 on the team's own features E; an arm adds upstream knowledge to it.
 
-    vanilla: x_0 = E. sum: x_0 = [E ; W UR + b] (the SUM baseline). adapter: every representation
-    through a non-linear adapter that gates E and adds to the last hidden layer. module: adds the
-    isomorphic module's logit.
+    x_0 = [E * gates ; concat ; tokens], x = DCNv2(x_0), logits = heads(MLP(x) + top terms) + the
+    module's.
     """
 
     def __init__(
@@ -108,61 +63,119 @@ class Downstream(nn.Module):
         schema: Schema,
         config: DownstreamConfig,
         *,
-        arm: Arm,
+        arm: ArmConfig,
         tasks: Sequence[int],
         domain: str,
         rep_dims: Mapping[str, int],
-        upstream: LfmConfig | None,
+        upstream: LfmConfig,
     ) -> None:
-        """``tasks``: upstream indices of the tasks, in the order of the logits."""
+        """``arm`` has names, no patterns; ``tasks``: upstream indices in the order of the logits.
+
+        ``rep_dims``: widths of at least what the arm reads.
+        """
         super().__init__()
         features = config.features or tuple(schema.features)
         check_features(schema, features, setting="model.features")
         check_codes(schema, config.fields)
-        self.arm: Arm = arm
         self.tables = Tables(schema, features, sets={"": TableSet()})
         self.fields = FieldEncoder(schema, features, tables=self.tables, config=config.fields)
-        width = self.fields.width
-        scenarios = len(schema.scenarios)
-        width += config.sum_dim if arm == "sum" else 0
+        embeddings = self.fields.width
+        width = embeddings + (config.concat_dim if arm.concat else 0)
+        width += config.num_tokens * config.token_dim if arm.tokens else 0
         self.cross = CrossNetwork(width, layers=config.cross_layers)
         self.mlp = Mlp(width, config.mlp, dropout=config.dropout)
-        self.heads = ScenarioHeads(self.mlp.width, scenarios=scenarios, tasks=len(tasks))
-        # What an arm adds is made last: all arms of a seed share the first values of the rest.
-        reads = arm in ("sum", "adapter")
-        self.standardiser = Standardiser(rep_dims) if reads else None
-        self.sum_map = nn.Linear(rep_dims["user.ur"], config.sum_dim) if arm == "sum" else None
-        self._user = [name for name in rep_dims if name.startswith("user.")]
-        self._item = [name for name in rep_dims if name.startswith("item.")]
-        self.adapter = (
-            NonLinearAdapter(
-                sum(rep_dims[name] for name in self._user),
-                sum(rep_dims[name] for name in self._item),
-                embedding_width=width,
-                hidden=config.adapter_hidden,
-                top=config.mlp[-1],
-                dropout=config.adapter_dropout,
-            )
-            if arm == "adapter"
-            else None
+        self.heads = ScenarioHeads(
+            self.mlp.width, scenarios=len(schema.scenarios), tasks=len(tasks)
         )
+        # What an arm adds is made last: all arms of a seed share the first values of the rest.
+        self.entry = _Entry(config, arm, rep_dims=rep_dims, embeddings=embeddings)
         self.module = (
-            IsomorphicModule(schema, upstream, domain=domain, tasks=tasks)
-            if arm == "module" and upstream is not None
+            IsomorphicModule(
+                schema,
+                upstream,
+                domain=domain,
+                tasks=tasks,
+                use=arm.module,
+                top=self.mlp.width,
+            )
+            if arm.module
             else None
         )
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, T) of the downstream tasks."""
-        x_BE = self.fields(self.tables(batch.sparse), batch)
-        top_BH: Tensor | None = None
-        if self.standardiser is not None and self.sum_map is not None:
-            x_BE = torch.cat([x_BE, self.sum_map(self.standardiser(batch))], dim=1)
-        if self.standardiser is not None and self.adapter is not None:
-            sides = [self.standardiser(batch, names) for names in (self._user, self._item)]
+        x_BE, top_BH = self.entry(self.fields(self.tables(batch.sparse), batch), batch)
+        x_BE = [x_BE, *self.cross(x_BE)][-1]
+        joined = self.module(batch) if self.module else Joined(None, None)
+        h_BH = self.mlp(x_BE)[-1]
+        for term_BH in (top_BH, joined.top_BH):
+            h_BH = h_BH if term_BH is None else h_BH + term_BH
+        logits_BT = self.heads(h_BH, batch.scenario)
+        return logits_BT if joined.logits_BT is None else logits_BT + joined.logits_BT
+
+
+class _Entry(nn.Module):
+    """Where representations enter: at the embeddings, before any interaction."""
+
+    def __init__(
+        self,
+        config: DownstreamConfig,
+        arm: ArmConfig,
+        *,
+        rep_dims: Mapping[str, int],
+        embeddings: int,
+    ) -> None:
+        super().__init__()
+        dims = {name: rep_dims[name] for some in arm.patterns.values() for name in some}
+        self.standardiser = Standardiser(dims) if dims else None
+        self._arm = arm
+        self._sides = [
+            [name for name in arm.adapter if name.startswith(side)] for side in ("user.", "item.")
+        ]
+        self.concat = nn.Linear(_width(arm.concat, dims), config.concat_dim) if arm.concat else None
+        self.gate = (
+            SigmoidGate(_width(arm.gate, dims), embedding_width=embeddings) if arm.gate else None
+        )
+        self.adapter = (
+            NonLinearAdapter(
+                *(_width(names, dims) for names in self._sides),
+                embedding_width=embeddings,
+                hidden=config.adapter_hidden,
+                top=config.mlp[-1],
+                dropout=config.adapter_dropout,
+            )
+            if arm.adapter
+            else None
+        )
+        self.tokens = (
+            TokenAdapter(
+                {name: dims[name] for name in arm.tokens},
+                token_dim=config.token_dim,
+                num_tokens=config.num_tokens,
+            )
+            if arm.tokens
+            else None
+        )
+
+    def forward(self, x_BE: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the input of the interactions, and the term of the last hidden layer if any."""
+        if self.standardiser is None:
+            return x_BE, None
+        read, top_BH = self.standardiser, None
+        if self.gate is not None:
+            x_BE = x_BE * self.gate(read(batch, self._arm.gate))
+        if self.adapter is not None:
+            sides = [read(batch, names) if names else x_BE[:, :0] for names in self._sides]
             adapted = self.adapter(*sides)
             x_BE, top_BH = x_BE * adapted.gate_BE, adapted.top_BT
-        x_BE = [x_BE, *self.cross(x_BE)][-1]
-        h_BH = self.mlp(x_BE)[-1]
-        logits_BT = self.heads(h_BH if top_BH is None else h_BH + top_BH, batch.scenario)
-        return logits_BT if self.module is None else logits_BT + self.module(batch)
+        parts = [x_BE]
+        if self.concat is not None:
+            parts.append(self.concat(read(batch, self._arm.concat)))
+        if self.tokens is not None:
+            reps = {name: read(batch, [name]) for name in self._arm.tokens}
+            parts.append(self.tokens(reps, batch.present))
+        return torch.cat(parts, dim=1), top_BH
+
+
+def _width(names: Sequence[str], dims: Mapping[str, int]) -> int:
+    return sum(dims[name] for name in names)

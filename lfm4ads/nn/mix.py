@@ -158,6 +158,8 @@ class MixTower(nn.Module):
     ) -> None:
         """``streams``: the tasks when the merge is per task, else one empty name."""
         super().__init__()
+        self._config = config
+        self._streams = list(streams)
         self._layouts = dict(layouts)
         self._sets = {name: one.tables for name, one in config.all_experts.items()}
         for name, table_set in self._sets.items():
@@ -202,6 +204,19 @@ class MixTower(nn.Module):
         """Width of every layer a cross representation can be read from, input to output."""
         self._domains = list(domains)
         self.width = config.hidden[-1]
+
+    def layer_prefixes(self, domain: str) -> dict[str, tuple[str, ...]]:
+        """Return the prefixes of the tensors that make each layer from those before it."""
+        prefixes: dict[str, tuple[str, ...]] = {"towers": ()}
+        for name, layers in self._layer_names.items():
+            own = f"interactions.{name}."
+            for at, layer in enumerate(layers):
+                # Only a cross network has several layers.
+                prefixes[layer] = (own if len(layers) == 1 else f"{own}layers.{at}.",)
+        branch = f"branches.{domain}"
+        for layer, part in _branch_parts(self._config, streams=self._streams).items():
+            prefixes[layer] = tuple(f"{branch}.{one}." for one in part)
+        return prefixes
 
     def forward(
         self, ur_BU: Tensor, ir_BU: Tensor, domain_B: Tensor, pair_BP: Tensor | None = None
@@ -257,3 +272,21 @@ def _branch_dims(config: MixConfig, *, streams: Sequence[str]) -> dict[str, int]
         dims[f"merged{suffix}"] = config.merged_width
         dims |= {f"top_{at}{suffix}": width for at, width in enumerate(config.hidden, 1)}
     return dims
+
+
+def _branch_parts(config: MixConfig, *, streams: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the modules of a branch that make each of its layers, in the order of the layers."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for name, one in config.all_experts.items():
+        for at in range(len(one.hidden)):
+            parts[f"{name}_mlp_{at + 1}"] = _mlp_parts(f"experts.{name}", at)
+    for position, stream in enumerate(streams):
+        suffix = f"_{stream}" if stream else ""
+        parts[f"merged{suffix}"] = ("merge",)
+        for at in range(len(config.hidden)):
+            parts[f"top_{at + 1}{suffix}"] = _mlp_parts(f"tops.{position}", at)
+    return parts
+
+
+def _mlp_parts(mlp: str, at: int) -> tuple[str, ...]:
+    return f"{mlp}.layers.{at}", f"{mlp}.bounds.{at}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from lfm4ads.core.checkpoint import load_checkpoint, save_checkpoint
 from lfm4ads.core.ranks import Ranks
@@ -43,6 +44,14 @@ def put_weights(sharded: Sharded, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, shard in local_tensors(sharded).items():
             shard.copy_(weights[name])
+
+
+def shapes_of(sharded: Sharded) -> dict[str, list[int]]:
+    """Return the whole shape of every tensor of the model, by name."""
+    return {
+        name: list(value.metadata().size if isinstance(value, ShardedTensor) else value.shape)
+        for name, value in sharded.model.state_dict().items()
+    }
 
 
 def local_tensors(sharded: Sharded) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/adsworld.yaml
 """
 
+import re
 import shutil
 import sys
 import time
@@ -16,12 +17,13 @@ from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
-from lfm4ads.data.attach import Reps, all_representations, resolve_version
-from lfm4ads.data.index import Dataset, open_dataset, select_domains
+from lfm4ads.data.attach import Reps, resolve_version
+from lfm4ads.data.index import Dataset, open_dataset, select_rows
 from lfm4ads.data.reader import ReaderConfig
-from lfm4ads.model.downstream import Arm, DownstreamConfig
+from lfm4ads.model.arm import DEFAULT_ARMS, ArmConfig
+from lfm4ads.model.downstream import DownstreamConfig
 from lfm4ads.shard.sharded import ShardConfig
-from lfm4ads.train.arms import ArmConfig, Sources, build_arm
+from lfm4ads.train.arms import Built, RunConfig, Sources, build_arm
 from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.scores import Figures, figure_rows
@@ -39,6 +41,9 @@ class InputConfig:
     """Run folder of the upstream model, whose weights the arm module starts from."""
     upstream: str = ""
     """Version of the representations; empty when there is only one."""
+    as_of: int = 0
+    """Snapshot that samples of every day read; 0: each day the newest before it. One for all days
+    tells training samples of their future, as the public code of LFM4Ads does: for comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,13 @@ class Config:
     output: Path
     overwrite: bool = False
     domain: str = "ads"
+    scenarios: tuple[str, ...] = ()
+    """Scenarios that are trained and tested on; empty: all of the domain."""
     tasks: tuple[str, ...] = ("click",)
-    arms: tuple[Arm, ...] = ("vanilla", "sum", "adapter", "module")
+    arms: dict[str, ArmConfig] = field(default_factory=dict[str, ArmConfig])
+    """Name -> how the upstream enters; empty: vanilla, sum, adapter and module."""
+    only: tuple[str, ...] = ()
+    """Arms to run of these; empty: all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     split: SplitConfig
     align_days: bool = True
@@ -61,8 +71,23 @@ class Config:
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
-        if not (self.tasks and self.arms and self.seeds):
-            raise ValueError("tasks, arms and seeds must each name at least one")
+        if not (self.tasks and self.seeds):
+            raise ValueError("tasks and seeds must each name at least one")
+        unknown = set(self.only) - set(self.arms or DEFAULT_ARMS)
+        if unknown:
+            raise ValueError(
+                f"only names {min(unknown)}, which is no arm; the arms are"
+                f" {', '.join(self.arms or DEFAULT_ARMS)}"
+            )
+        for name in self.arms:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.'-]*", name):
+                raise ValueError(f"arm {name!r} names a folder; use letters, digits, _ . - and '")
+
+    @property
+    def chosen_arms(self) -> dict[str, ArmConfig]:
+        """The arms that run, by name."""
+        arms = self.arms or DEFAULT_ARMS
+        return {name: arm for name, arm in arms.items() if not self.only or name in self.only}
 
 
 @dataclass(frozen=True)
@@ -85,10 +110,10 @@ class _Setting:
 def run(config: Config, ranks: Ranks) -> Path:
     """Train every arm and seed that is not finished yet; return the output folder."""
     setting = _open(config, ranks)
-    pending: list[tuple[Arm, int]] = [
+    pending = [
         (arm, seed)
         for seed in config.seeds
-        for arm in config.arms
+        for arm in config.chosen_arms
         if _open_output(setting, arm=arm, seed=seed)
     ]
     if not pending:
@@ -99,7 +124,7 @@ def run(config: Config, ranks: Ranks) -> Path:
         )
     for arm, seed in pending:
         _run_arm(setting, arm=arm, seed=seed)
-    log.info("%d runs are in %s", len(config.arms) * len(config.seeds), config.output)
+    log.info("%d runs are in %s", len(config.chosen_arms) * len(config.seeds), config.output)
     return config.output
 
 
@@ -108,7 +133,9 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
     days = config.split.days(dataset)
     _check_tasks(config, dataset)
     every = [day for some in days.values() for day in some]
-    chosen = select_domains(dataset, [config.domain], days=every, ranks=ranks)
+    chosen = select_rows(
+        dataset, domains=[config.domain], scenarios=config.scenarios, days=every, ranks=ranks
+    )
     for name, some in days.items():
         if not sum(chosen.rows(day) for day in some):
             raise UserError(
@@ -125,9 +152,12 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
                 f" {version}; point pretrain and reps at the same upstream"
             )
         first = config.split.train_first
-        names = all_representations(config.input.reps, version=version, day=first)
-        as_of = Reps(config.input.reps, version, names).before(first).manifest.header.as_of
-        checkpoint = lineage.checkpoint(as_of)
+        reps = Reps(config.input.reps, version, (), as_of=config.input.as_of)
+        header = reps.before(first).manifest.header
+        names = tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
+        checkpoint = lineage.checkpoint(header.checkpoint_day)
+        for arm in config.chosen_arms.values():
+            arm.named(names)
         stop = StopSignal()
         settings.append(
             _Setting(config, ranks, chosen, version, names, lineage, checkpoint, days, stop)
@@ -147,60 +177,53 @@ def _check_tasks(config: Config, dataset: Dataset) -> None:
             )
 
 
-def _folder(config: Config, *, arm: Arm, seed: int) -> Path:
+def _folder(config: Config, *, arm: str, seed: int) -> Path:
     return config.output / arm / f"seed-{seed}"
 
 
-def _digest(setting: _Setting) -> str:
-    """Name what the result of an arm and seed depends on."""
-    same = replace(setting.config, arms=("vanilla",), seeds=(0,), overwrite=False, output=Path())
-    return digest(same, setting.version, setting.dataset.schema)
+def _digest(setting: _Setting, arm: str) -> str:
+    """Name what the result of an arm, whatever its seed, depends on."""
+    same = replace(setting.config, arms={}, only=(), seeds=(0,), overwrite=False, output=Path())
+    chosen = setting.config.chosen_arms[arm]
+    return digest(same, chosen, setting.version, setting.dataset.schema)
 
 
-def _open_output(setting: _Setting, *, arm: Arm, seed: int) -> bool:
+def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
     """Make the folder of a run; return False where it holds this very run, finished."""
     folder, ranks = _folder(setting.config, arm=arm, seed=seed), setting.ranks
     state = ""
     with ranks.together():
         if ranks.is_first:
             report = folder / "report.json"
-            same = report.exists() and read_json(report)["digest"] == _digest(setting)
+            same = report.exists() and read_json(report)["digest"] == _digest(setting, arm)
             if same and not setting.config.overwrite:
                 state = "finished"
             else:
                 prepare_output(folder, overwrite=setting.config.overwrite)
                 shutil.rmtree(folder / "predictions", ignore_errors=True)
-                own = replace(setting.config, arms=(arm,), seeds=(seed,))
+                own = replace(setting.config, only=(arm,), seeds=(seed,))
                 write_text(folder / "config.yaml", config_yaml(own))
     return ranks.broadcast(state) != "finished"
 
 
-def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
+def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
-    fitter, reps = _build(setting, arm=arm, seed=seed)
+    built = _build(setting, arm=arm, seed=seed)
     folder = _folder(config, arm=arm, seed=seed)
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
+    fitter, days = built.fitter, setting.days
     fitted = fitter.fit(
-        config.fit,
-        train=setting.days["train"],
-        valid=setting.days["valid"],
-        metrics=metrics,
-        stop=setting.stop,
+        config.fit, train=days["train"], valid=days["valid"], metrics=metrics, stop=setting.stop
     )
-    figures = {
-        split: fitter.score(
-            setting.days[split],
-            path=folder / "predictions" / f"split={split}" / f"part-{ranks.rank:05d}.parquet",
-        )
-        for split in ("valid", "test")
-    }
+    figures = _score(setting, fitter, folder=folder, metrics=metrics)
     for split, of_split in figures.items():
         for (task, scenario), one in of_split.items():
             name = f"auc/{task}/{scenario}"
             metrics.write(name, one.auc, step=fitted.best_epoch, split=split)
-    report = _report(setting, fitter, reps, fitted, figures)
-    report |= {"arm": arm, "seed": seed, "seconds": time.monotonic() - started}
+    report = _report(setting, built, fitted, figures)
+    report |= {"arm": arm, "seed": seed, "digest": _digest(setting, arm)}
+    report |= {"seconds": time.monotonic() - started}
     with ranks.together():
         if ranks.is_first:
             write_json(folder / "report.json", report)
@@ -217,11 +240,31 @@ def _run_arm(setting: _Setting, *, arm: Arm, seed: int) -> None:
     )
 
 
-def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
+def _score(
+    setting: _Setting, fitter: Fitter, *, folder: Path, metrics: MetricsLog
+) -> dict[str, Figures]:
+    """Return the figures of valid and test; write the predictions."""
+    days = setting.days
+
+    def path(split: str) -> Path:
+        rank = setting.ranks.rank
+        return folder / "predictions" / f"split={split}" / f"part-{rank:05d}.parquet"
+
+    valid = fitter.score(days["valid"], path=path("valid"))
+    then = (
+        fitter.roll(days["valid"], metrics=metrics, stop=setting.stop)
+        if setting.config.fit.rolling
+        else None
+    )
+    return {"valid": valid, "test": fitter.score(days["test"], path=path("test"), then=then)}
+
+
+def _build(setting: _Setting, *, arm: str, seed: int) -> Built:
     config = setting.config
     return build_arm(
-        ArmConfig(
-            arm=arm,
+        RunConfig(
+            name=arm,
+            arm=config.chosen_arms[arm],
             seed=seed,
             domain=config.domain,
             tasks=config.tasks,
@@ -238,25 +281,27 @@ def _build(setting: _Setting, *, arm: Arm, seed: int) -> tuple[Fitter, Reps]:
             names=setting.names,
             upstream=setting.lineage.config,
             checkpoint=setting.checkpoint,
+            snapshot=config.input.as_of,
         ),
         ranks=setting.ranks,
     )
 
 
 def _report(
-    setting: _Setting, fitter: Fitter, reps: Reps, fitted: Fitted, figures: dict[str, Figures]
+    setting: _Setting, built: Built, fitted: Fitted, figures: dict[str, Figures]
 ) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "stage": "transfer",
         "dataset": str(setting.config.input.data),
+        "scenarios": list(setting.config.scenarios),
         "upstream": setting.version,
-        "digest": _digest(setting),
         "commit": git_commit(),
         "command": f"torchrun -m launch.transfer {' '.join(sys.argv[1:])}",
-        "representations": list(reps.names),
+        "representations": list(built.reads),
+        "coverage": built.coverage.as_json() if built.coverage else None,
         "best_epoch": fitted.best_epoch,
         "rows_per_second": fitted.rows / max(fitted.seconds, 1e-9),
-        "num_parameters": fitter.sharded.num_parameters(),
+        "num_parameters": built.fitter.sharded.num_parameters(),
         "metrics": [row for split, one in figures.items() for row in figure_rows(one, split=split)],
     }

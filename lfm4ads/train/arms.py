@@ -1,6 +1,6 @@
 """One arm of a transfer study, built: its model on its ranks, its readers, its loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,21 +12,27 @@ from lfm4ads.data.attach import Reps, RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
+from lfm4ads.model.arm import EVERYTHING, ArmConfig
 from lfm4ads.model.config import LfmConfig
-from lfm4ads.model.downstream import Arm, Downstream, DownstreamConfig
+from lfm4ads.model.downstream import Downstream, DownstreamConfig
+from lfm4ads.model.isomorphic import Twin, module_weights
+from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import Fitter
 from lfm4ads.train.levels import fit_levels
 from lfm4ads.train.losses import masked_bce
 from lfm4ads.train.prior import fit_prior
-from lfm4ads.train.transplant import transplant_module
+from lfm4ads.train.transplant import Coverage, transplant
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmConfig:
+class RunConfig:
     """What a run is; runs of one study differ in arm and seed alone."""
 
-    arm: Arm
+    name: str
+    """Of the arm."""
+    arm: ArmConfig
+    """With patterns."""
     seed: int
     domain: str
     tasks: tuple[str, ...]
@@ -49,23 +55,32 @@ class Sources:
     """Every representation there is."""
     upstream: LfmConfig
     checkpoint: Path
-    """Upstream weights that the arm module starts from."""
+    """Upstream weights that a module or a copy starts from."""
+    snapshot: int = 0
+    """As-of day that every sample reads; 0: the newest before the sample's own day."""
 
 
-def build_arm(config: ArmConfig, sources: Sources, *, ranks: Ranks) -> tuple[Fitter, Reps]:
-    """Return the run, ready to fit, and the representations it reads. Collective."""
-    reads: dict[Arm, tuple[str, ...]] = {
-        "vanilla": (),
-        "sum": ("user.ur",),
-        "adapter": sources.names,
-        "module": ("user.ur", "item.ir"),
-    }
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to fit."""
+
+    fitter: Fitter
+    reads: tuple[str, ...]
+    """Representations it reads."""
+    coverage: Coverage | None
+    """What it took over of the upstream's weights; None where the arm takes none."""
+
+
+def build_arm(config: RunConfig, sources: Sources, *, ranks: Ranks) -> Built:
+    """Return the run. Collective."""
+    arm = config.arm.named(sources.names)
     reference = config.first_day if config.align_days else 0
-    reps = Reps(sources.reps, sources.version, reads[config.arm], reference)
+    reps = Reps(sources.reps, sources.version, arm.reads, reference, sources.snapshot)
     trainer, scorer = (
         _reader(config, sources, reps, ranks=ranks, train=train) for train in (True, False)
     )
-    sharded = _model(config, sources, reps, trainer, ranks=ranks)
+    config = replace(config, arm=arm)
+    sharded, coverage = _model(config, sources, reps, trainer, ranks=ranks)
     columns = torch.tensor(_columns(config, sources), device=ranks.device)
 
     def loss(batch: Batch) -> Tensor:
@@ -80,19 +95,19 @@ def build_arm(config: ArmConfig, sources: Sources, *, ranks: Ranks) -> tuple[Fit
         loss=loss,
         batch_size=config.reader.batch_size,
         seed=config.seed,
-        words=f"{config.arm} seed {config.seed}",
+        words=f"{config.name} seed {config.seed}",
     )
-    return fitter, reps
+    return Built(fitter, arm.reads, coverage)
 
 
-def _columns(config: ArmConfig, sources: Sources) -> list[int]:
+def _columns(config: RunConfig, sources: Sources) -> list[int]:
     """Return the upstream indices of the downstream tasks."""
     tasks = list(sources.dataset.schema.tasks)
     return [tasks.index(task) for task in config.tasks]
 
 
 def _reader(
-    config: ArmConfig, sources: Sources, reps: Reps, *, ranks: Ranks, train: bool
+    config: RunConfig, sources: Sources, reps: Reps, *, ranks: Ranks, train: bool
 ) -> RepsReader:
     rows = config.reader if train else scoring(config.reader)
     plain = Reader(
@@ -102,35 +117,59 @@ def _reader(
 
 
 def _model(
-    config: ArmConfig, sources: Sources, reps: Reps, trainer: RepsReader, *, ranks: Ranks
-) -> Sharded:
-    schema, first = sources.dataset.schema, config.first_day
+    config: RunConfig, sources: Sources, reps: Reps, trainer: RepsReader, *, ranks: Ranks
+) -> tuple[Sharded, Coverage | None]:
+    seed_torch(config.seed)
+    if config.arm.copy:
+        return _twin(config, sources, trainer, ranks=ranks)
     dims: dict[str, int] = {}
+    schema, first, columns = sources.dataset.schema, config.first_day, _columns(config, sources)
     with ranks.together():
         dims |= reps.dims(first) if reps.names else {}
-    seed_torch(config.seed)
     model = Downstream(
         schema,
         config.model,
         arm=config.arm,
-        tasks=_columns(config, sources),
+        tasks=columns,
         domain=config.domain,
         rep_dims=dims,
         upstream=sources.upstream,
     )
-    if model.standardiser is not None:
+    if model.entry.standardiser is not None:
         with ranks.together():
-            model.standardiser.set_moments(reps.moments(first))
+            model.entry.standardiser.set_moments(reps.moments(first))
     fit_levels(model, trainer, schema=schema, day=first, ranks=ranks)
-    if model.module is None:
-        columns = _columns(config, sources)
+    if config.arm.module in ("", "hidden"):
         fit_prior(model.heads, trainer, day=first, tasks=columns, ranks=ranks)
-    else:
-        transplant_module(model, sources.checkpoint, ranks=ranks)
-    return shard_model(
+    sharded = shard_model(
         model,
         config=config.shard,
         ranks=ranks,
         seed=config.seed,
         lr_scales={"module.": config.model.module_lr_scale},
     )
+    if not config.arm.module:
+        return sharded, None
+    names = module_weights(sharded.model.state_dict())
+    return sharded, transplant(sharded, names, sources.checkpoint, prefix="module.")
+
+
+def _twin(
+    config: RunConfig, sources: Sources, trainer: RepsReader, *, ranks: Ranks
+) -> tuple[Sharded, Coverage]:
+    """Return the upstream's network with its first layers copied."""
+    schema, first = sources.dataset.schema, config.first_day
+    model = Twin(schema, sources.upstream, domain=config.domain, tasks=_columns(config, sources))
+    names = model.copied(config.arm.copy)
+    fit_levels(model, trainer, schema=schema, day=first, ranks=ranks)
+    heads = model.network.heads
+    if config.arm.copy != EVERYTHING and isinstance(heads, ScenarioHeads):
+        every = list(range(len(schema.tasks)))
+        fit_prior(heads, trainer, day=first, tasks=every, ranks=ranks)
+    scale = config.model.copy_lr_scale
+    optim = config.shard.optim
+    optim = replace(optim, dense_lr=scale * optim.dense_lr, sparse_lr=scale * optim.sparse_lr)
+    sharded = shard_model(
+        model, config=replace(config.shard, optim=optim), ranks=ranks, seed=config.seed
+    )
+    return sharded, transplant(sharded, names, sources.checkpoint, prefix="network.")

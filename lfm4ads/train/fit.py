@@ -30,6 +30,9 @@ class FitConfig:
     """Epochs without a better validation AUC before it stops; the best epoch's weights are kept."""
     monitor: str = ""
     """Task whose AUC, averaged over scenarios by positives, decides; empty: the first of tasks."""
+    rolling: bool = False
+    """After the fit go on day by day: score a day, then train on it once, as a live model does. The
+    figures of the test days are those scores."""
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.patience < 1:
@@ -93,22 +96,48 @@ class Fitter:
         put_weights(self.sharded, weights)
         return Fitted(best_epoch, rows, seconds)
 
-    def score(self, days: Sequence[int], *, path: Path | None = None) -> Figures:
-        """Return the figures of some days over all ranks; write this rank's scores to ``path``."""
+    def roll(
+        self, days: Sequence[int], *, metrics: MetricsLog, stop: StopSignal
+    ) -> Callable[[int], None]:
+        """Return what ``score`` does after a day: train on it; go over ``days`` first.
+
+        ``days`` are those between the fit and the first day that will be scored.
+        """
+
+        def train(day: int) -> None:
+            self._train_day(day, epoch=0, first_total_step=0, metrics=metrics, stop=stop)
+
+        for day in days:
+            train(day)
+        return train
+
+    def score(
+        self,
+        days: Sequence[int],
+        *,
+        path: Path | None = None,
+        then: Callable[[int], None] | None = None,
+    ) -> Figures:
+        """Return the figures of some days over all ranks; write this rank's scores to ``path``.
+
+        ``then`` is called with each day after it was scored.
+        """
         scores = Scores(self.schema, list(self.tasks))
-        self.sharded.model.eval()
         with ExitStack() as stack:
             sinks = [scores.update]
             if path is not None:
                 file = ScoreFile(path, self.schema, list(self.tasks), stack=stack)
                 sinks.append(file.update)
             for day in days:
+                self.sharded.model.eval()
                 score_pass(
                     self.scorer.day(day),
                     forward=self.sharded.model,
                     sinks=sinks,
                     ranks=self.sharded.ranks,
                 )
+                if then is not None:
+                    then(day)
         return scores.reduce(self.sharded.ranks)
 
     def _train_day(

@@ -1,12 +1,16 @@
 """What is saved comes back to the last bit: weights, optimiser state, on other plans and ranks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.schema import load_schema
+from lfm4ads.model.arm import ArmConfig
 from lfm4ads.model.downstream import Downstream, DownstreamConfig
+from lfm4ads.model.isomorphic import Twin, module_weights
 from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import (
@@ -18,7 +22,7 @@ from lfm4ads.shard.state import (
     put_weights,
     save_sharded,
 )
-from lfm4ads.train.transplant import transplant_module
+from lfm4ads.train.transplant import transplant
 from tests.batches import read_batches
 from tests.gloo import run_ranks
 from tests.multiproc.jobs import KINDS, MODEL, PLACES, build, train
@@ -134,7 +138,7 @@ def module_arm(folder, *, tasks):
     return Downstream(
         load_schema(folder),
         DownstreamConfig(mlp=(8,)),
-        arm="module",
+        arm=ArmConfig(module="both"),
         tasks=tasks,
         domain="ads",
         rep_dims={"user.ur": 8, "item.ir": 8},
@@ -160,16 +164,17 @@ def borrow_body(ranks, folder, checkpoint):
             found["refusals"].append(str(error))
 
     model = module_arm(folder, tasks=[2, 0])
-    transplant_module(model, checkpoint, ranks=ranks)
-    found["module"] = {
-        name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()
-        if name.startswith("module.")
-    }  # fmt: skip
-
     rates = OptimConfig(dense_lr=1e-3, weight_decay=0.0)
     sharded = shard_model(
         model, config=ShardConfig(optim=rates), ranks=ranks, seed=1, lr_scales={"module.": 0.1}
     )
+    names = module_weights(sharded.model.state_dict())
+    coverage = transplant(sharded, names, checkpoint, prefix="module.")
+    found["coverage"] = coverage.as_json()
+    found["module"] = {
+        name: parameter.detach().numpy().copy()
+        for name, parameter in sharded.dense_parameters().items() if name.startswith("module.")
+    }  # fmt: skip
     first = tensors_of(sharded.model.state_dict())
     kept = copy_weights(sharded)
     with torch.no_grad():
@@ -234,7 +239,13 @@ def test_a_transplanted_module_holds_the_upstreams_weights(borrowed):
             f"module.{name}": value for name, value in weights.items() if name.startswith(taken)
         }
         assert len(wanted) == 11
-        wanted |= {f"module.default_{side}": np.zeros(8) for side in ("ur", "ir")}
+        own = {"module.join.weight": np.zeros((8, 8)), "module.join.bias": np.zeros(8)}
+        own |= {f"module.default_{side}": np.zeros(8) for side in ("ur", "ir")}
+        assert result["coverage"]["copied"] == {
+            name: list(one.shape) for name, one in wanted.items()
+        }
+        assert result["coverage"]["skipped"] == {name: list(one.shape) for name, one in own.items()}
+        wanted |= own
         assert result["module"].keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_array_equal(result["module"][name], value, err_msg=name)
@@ -255,3 +266,95 @@ def test_a_part_of_the_model_can_learn_more_slowly(borrowed):
             rate = 1e-4 if name.startswith("module.") else 1e-3
             assert step == pytest.approx(rate, rel=0.01), name
         assert {name.split(".")[0] for name in steps} >= {"module", "cross", "mlp", "heads"}
+
+
+LEVELS = ("nothing", "towers", "cross_cross_1", "top_1", "everything")
+
+
+def twin_body(ranks, folder, checkpoint, wider):
+    """Copy the upstream's network up to every level; also into one with a scenario more."""
+    schema = load_schema(folder)
+    found = {}
+    for level in LEVELS:
+        torch.manual_seed(99)
+        model = Twin(schema, MODEL, domain="ads", tasks=[2, 0])
+        names = model.copied(level)
+        sharded = shard_model(model, config=ShardConfig(), ranks=ranks, seed=1)
+        before = local_weights(sharded)
+        coverage = transplant(sharded, names, checkpoint, prefix="network.").as_json()
+        found[level] = before, local_weights(sharded), coverage
+    torch.manual_seed(99)
+    model = Twin(replace(schema, **wider), MODEL, domain="ads", tasks=[2, 0])
+    names = model.copied("everything")
+    sharded = shard_model(model, config=ShardConfig(), ranks=ranks, seed=1)
+    before = local_weights(sharded)["network.heads.bias", 0, 0]
+    coverage = transplant(sharded, names, checkpoint, prefix="network.").as_json()
+    after = local_weights(sharded)["network.heads.bias", 0, 0]
+    found["wider"] = before, after, coverage
+    try:
+        transplant(sharded, names | {"network.heads.bias": "heads.colour"}, checkpoint, prefix="x")
+    except UserError as error:
+        found["refusal"] = str(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def twins(folder, written):
+    checkpoints, weights = written
+    wider = {"scenarios": (*load_schema(folder).scenarios, "new")}
+    return run_ranks(twin_body, 2, folder, checkpoints / "mixed", wider), weights["mixed"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_layers_are_copied_up_to_the_named_one_and_no_further(twins, level):
+    results, _ = twins
+    first, after, coverage = results[0][level]
+    changed = {key[0] for key in first if not np.array_equal(first[key], after[key])}
+    pieces = {name for name, _, _ in first}
+    assert set(coverage["copied"]) | set(coverage["skipped"]) >= pieces
+    assert not set(coverage["copied"]) & set(coverage["skipped"])
+    assert coverage["resized"] == {}
+    assert changed <= set(coverage["copied"])
+    parts = {
+        "towers": ("network.tables.", "network.users.", "network.items."),
+        "cross_cross_1": ("network.mix.interactions.cross.layers.0.",),
+        "top_1": ("network.mix.interactions.cross.", "network.mix.branches.ads."),
+        "everything": ("network.",),
+    }
+    for one in LEVELS[1 : LEVELS.index(level) + 1]:
+        names = {name for name in pieces if name.startswith(parts[one])}
+        assert names, one
+        assert names <= set(coverage["copied"]), one
+    if level == "cross_cross_1":
+        assert not any(name.startswith("network.mix.branches") for name in coverage["copied"])
+    if level == "nothing":
+        assert changed == set()
+        assert coverage["share"] == 0
+    if level == "everything":
+        assert coverage["skipped"] == {}
+        assert coverage["share"] == 1
+
+
+def test_every_copied_tensor_is_the_upstreams(twins):
+    results, weights = twins
+    whole = join_weights([one["everything"][1] for one in results])
+    assert whole.keys() == {f"network.{name}" for name in weights}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(whole[f"network.{name}"], value, err_msg=name)
+
+
+def test_heads_of_a_scenario_the_upstream_did_not_know_keep_their_start(twins):
+    results, weights = twins
+    before, after, coverage = results[0]["wider"]
+    known = len(weights["heads.bias"])
+    assert coverage["resized"].keys() == {"network.heads.bias", "network.heads.delta"}
+    assert len(after) == known + 1
+    np.testing.assert_array_equal(after[:known], weights["heads.bias"])
+    np.testing.assert_array_equal(after[known:], before[known:])
+
+
+def test_a_name_that_matches_nothing_is_an_error(twins):
+    for result in twins[0]:
+        assert (
+            "has no tensor heads.colour, which network.heads.bias starts from" in result["refusal"]
+        )

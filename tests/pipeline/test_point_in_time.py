@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lfm4ads.core.config import load_config
+from lfm4ads.model.arm import ArmConfig
 from lfm4ads.stages import transfer
-from lfm4ads.train.arms import ArmConfig, Sources, build_arm
+from lfm4ads.train.arms import RunConfig, Sources, build_arm
 from tests.gloo import run_ranks
-from tests.pipeline.jobs import ROOT, SECONDS, run_jobs
+from tests.pipeline.jobs import ROOT, SECONDS, do, run_jobs
 from tests.pipeline.read import (
     SIDES,
     column,
@@ -80,13 +81,14 @@ def test_towers_are_those_of_the_day_s_own_checkpoint(story, changed, side):
     assert not moved.all()
 
 
-def marks_of(ranks, words, days):
-    """Return per day what the arm module's readers put on its rows, for training and scoring."""
+def fitter_of(ranks, words):
+    """Return the arm module, built."""
     path = ROOT / "configs" / "transfer" / "debug.yaml"
     config = load_config(transfer.Config, [str(path), *words])
     setting = transfer._open(config, ranks)
-    arm = ArmConfig(
-        arm="module",
+    arm = RunConfig(
+        name="module",
+        arm=ArmConfig(module="logit"),
         seed=0,
         domain=config.domain,
         tasks=config.tasks,
@@ -103,8 +105,14 @@ def marks_of(ranks, words, days):
         names=setting.names,
         upstream=setting.lineage.config,
         checkpoint=setting.checkpoint,
+        snapshot=config.input.as_of,
     )
-    fitter, _ = build_arm(arm, sources, ranks=ranks)
+    return build_arm(arm, sources, ranks=ranks).fitter
+
+
+def marks_of(ranks, words, days):
+    """Return per day what the readers put on its rows, for training and scoring."""
+    fitter = fitter_of(ranks, words)
     return [
         (
             day,
@@ -116,6 +124,22 @@ def marks_of(ranks, words, days):
             },
         )
         for reader in (fitter.trainer, fitter.scorer)
+        for day in days
+    ]
+
+
+def values_of(ranks, words, days):
+    """Return per day the vector of every user that the scorer reads."""
+    fitter = fitter_of(ranks, words)
+    return [
+        {
+            int(user): vector.tolist()
+            for batch in fitter.scorer.day(day)
+            for user, vector, has in zip(
+                batch.user, batch.reps["user.ur"], batch.present["user.ur"], strict=True
+            )
+            if has
+        }
         for day in days
     ]
 
@@ -149,8 +173,42 @@ def test_what_came_after_the_day_before_the_test_changes_no_score(story, tmp_pat
         return table
 
     rewrite_parts(later.snapshot(20260105), scramble)
-    run_jobs(2, later.transfer_job(input__pretrain=story.pretrain, arms="[adapter]"))
+    run_jobs(2, later.transfer_job(input__pretrain=story.pretrain, only="[adapter]"))
     for split, same in (("valid", True), ("test", False)):
         one, two = (predictions(run.transfer / "adapter/seed-0", split) for run in (story, later))
         assert one["row_id"].equals(two["row_id"])
         assert one["logit_click"].equals(two["logit_click"]) == same, split
+
+
+def test_a_dump_that_is_a_day_later_than_it_says_is_found_out(story, tmp_path):
+    """Every snapshot takes the place of the one before it, with a manifest that says so."""
+    shifted = replace(story, folder=tmp_path)
+    shutil.copytree(story.reps, shifted.reps)
+    for as_of in range(20260102, 20260106):
+        shutil.rmtree(shifted.snapshot(as_of))
+        shutil.copytree(story.snapshot(as_of + 1), shifted.snapshot(as_of))
+        path = shifted.snapshot(as_of) / "manifest.json"
+        text = path.read_text()
+        for name in ("as_of", "checkpoint_day", "trained_through"):
+            text = text.replace(f'"{name}": {as_of + 1}', f'"{name}": {as_of}')
+        path.write_text(text)
+    one = shifted.transfer_job(input__pretrain=story.pretrain, only="[adapter]")
+    for ((sentence, everywhere),) in run_ranks(do, 2, [one], seconds=SECONDS):
+        assert "leaks the future" in sentence
+        assert "a row of day 20260103" in sentence
+        assert not everywhere
+
+
+def test_one_snapshot_for_all_days_is_read_when_it_is_asked_for(story, tmp_path):
+    """As the public code does; the rows of all days then read the same vectors."""
+    run = replace(story, folder=tmp_path)
+    one = run.transfer_job(
+        input__pretrain=story.pretrain, input__reps=story.reps, input__as_of=20260104
+    )
+    days = range(20260103, 20260107)
+    tables = run_ranks(values_of, 1, one.words, list(days), seconds=SECONDS)[0]
+    user = next(user for user in tables[0] if all(user in table for table in tables))
+    assert len({tuple(table[user]) for table in tables}) == 1
+    plain = run.transfer_job(input__pretrain=story.pretrain, input__reps=story.reps)
+    tables = run_ranks(values_of, 1, plain.words, list(days), seconds=SECONDS)[0]
+    assert len({tuple(table[user]) for table in tables}) > 1

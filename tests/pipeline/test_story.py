@@ -184,7 +184,7 @@ def test_report_has_a_page(story):
 
 
 def test_rates_go_on_over_the_days_and_passes_of_a_fit(story, tmp_path):
-    one = story.transfer_job(output=tmp_path / "rates", arms=["vanilla"])
+    one = story.transfer_job(output=tmp_path / "rates", only=["vanilla"])
     (steps,) = run_ranks(do_with_rates, 1, one, seconds=SECONDS)
     assert steps == list(range(len(steps)))
     assert len(steps) > 4, "two days, at least one pass"

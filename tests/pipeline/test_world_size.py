@@ -19,7 +19,7 @@ CHECKPOINTS = range(20260102, 20260107)
 def other(request, story, tmp_path_factory):
     """The story of two ranks told by another number of them, with two of the arms."""
     other = replace(story, folder=tmp_path_factory.mktemp(f"ranks-{request.param}"))
-    transfer = other.transfer_job(arms=f"[{', '.join(ARMS)}]")
+    transfer = other.transfer_job(only=f"[{', '.join(ARMS)}]")
     run_jobs(request.param, other.pretrain_job(), other.dump_job(), transfer)
     return other
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.index import open_dataset, select_domains
+from lfm4ads.data.index import open_dataset, select_rows
 from lfm4ads.data.rows import decode, join
 from tests.unit.data.states import one_rank
 from tests.worlds import SCHEMA, tiny_table, with_column, write_table
@@ -27,7 +27,7 @@ def write(folder, *, ids, times, now=NOW_MS, schema=SCHEMA):
 def decoded(folder, *, domains=()):
     dataset = open_dataset(folder, one_rank())
     if domains:
-        dataset = select_domains(dataset, domains, days=[DAY], ranks=one_rank())
+        dataset = select_rows(dataset, domains=domains, days=[DAY], ranks=one_rank())
     return join([decode(dataset, group) for group in dataset.groups(DAY)])
 
 

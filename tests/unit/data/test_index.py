@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.index import open_dataset, read_row_group, select_domains
+from lfm4ads.data.index import open_dataset, read_row_group, select_rows
 from lfm4ads.data.reader import Reader, ReaderConfig
 from lfm4ads.train.loop import agreed
 from tests.gloo import run_ranks
@@ -175,7 +175,7 @@ def test_a_missing_day(tmp_path, day):
         lambda: dataset.rows(day),
         lambda: dataset.between(DAY, day),
         lambda: dataset.between(day, DAY),
-        lambda: select_domains(dataset, ["ads"], days=[DAY, day], ranks=one_rank()),
+        lambda: select_rows(dataset, domains=["ads"], days=[DAY, day], ranks=one_rank()),
     ):
         with pytest.raises(UserError) as caught:
             ask()
@@ -196,16 +196,30 @@ def test_rows_of_domains_are_counted(tmp_path):
     write_table(tmp_path, table)
     write_table(tmp_path, tiny_table(10, day=1), day=DAY + 1)
     dataset = open_dataset(tmp_path, one_rank())
-    ads = select_domains(dataset, ["ads"], days=[DAY], ranks=one_rank())
+    ads = select_rows(dataset, domains=["ads"], days=[DAY], ranks=one_rank())
     assert list(ads.days) == [DAY]
     assert [group.rows for group in ads.groups(DAY)] == [0, 30, 0, 0]
     assert ads.rows(DAY) == 30
     assert ads.domains == (1,)
     assert ads.end_of_day(DAY) == dataset.end_of_day(DAY), "the log was closed for all at once"
-    both = select_domains(dataset, ["content", "ads"], days=[DAY], ranks=one_rank())
+    both = select_rows(dataset, domains=["content", "ads"], days=[DAY], ranks=one_rank())
     assert both.rows(DAY) == 200
     with pytest.raises(UserError, match=r"has no domain games; its schema lists content, ads$"):
-        select_domains(dataset, ["ads", "games"], days=[DAY], ranks=one_rank())
+        select_rows(dataset, domains=["ads", "games"], days=[DAY], ranks=one_rank())
+
+
+def test_rows_of_scenarios_are_counted(tmp_path):
+    write_table(tmp_path, with_column(tiny_table(100), "scenario", [0] * 60 + [1] * 40, "int8"))
+    dataset = open_dataset(tmp_path, one_rank())
+    name = dataset.schema.scenarios[1]
+    for called in (name, "1"):
+        one = select_rows(dataset, scenarios=[called], days=[DAY], ranks=one_rank())
+        assert one.rows(DAY) == 40
+        assert one.scenarios == (1,)
+    both = select_rows(dataset, domains=["ads"], scenarios=["1"], days=[DAY], ranks=one_rank())
+    assert both.rows(DAY) < 40
+    with pytest.raises(UserError, match=r"has no scenario shop; its schema lists "):
+        select_rows(dataset, scenarios=["shop"], days=[DAY], ranks=one_rank())
 
 
 def make_bad(root):
@@ -236,7 +250,7 @@ def read_day(ranks, dataset):
 def on_two_ranks(ranks, root):
     def ads(name):
         dataset = open_dataset(root / name, ranks)
-        return select_domains(dataset, ["ads"], days=[DAY], ranks=ranks)
+        return select_rows(dataset, domains=["ads"], days=[DAY], ranks=ranks)
 
     def sentence(ask):
         with pytest.raises(UserError) as caught:
@@ -250,7 +264,7 @@ def on_two_ranks(ranks, root):
     ]
     sentences += [
         sentence(lambda: good.groups(DAY + 1)),
-        sentence(lambda: select_domains(good, ["games"], days=[DAY], ranks=ranks)),
+        sentence(lambda: select_rows(good, domains=["games"], days=[DAY], ranks=ranks)),
         sentence(lambda: ads("page")),
         sentence(lambda: read_day(ranks, open_dataset(root / "row", ranks))),
     ]
@@ -263,7 +277,7 @@ def test_faults_are_the_same_on_every_rank(tmp_path):
     first, second = run_ranks(on_two_ranks, 2, tmp_path)
     assert first[:3] == second[:3]
     good = open_dataset(tmp_path / "good", one_rank())
-    ads = select_domains(good, ["ads"], days=[DAY], ranks=one_rank())
+    ads = select_rows(good, domains=["ads"], days=[DAY], ranks=one_rank())
     assert first[:2] == (good.days, ads.days)
     assert sorted(first[3] + second[3]) == list(range(200))
     part = f"day={DAY}/part-00000.parquet"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.index import open_dataset, select_domains
+from lfm4ads.data.index import open_dataset, select_rows
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from tests.batches import ROW_TENSORS
 from tests.unit.data.expected import records_of
@@ -205,7 +205,7 @@ def test_one_reader_reads_a_day_again_and_again(tiny):
 @pytest.mark.parametrize("world", [1, 3])
 def test_rows_of_one_domain_exactly(tiny, domain, world):
     name = tiny.schema.domains[domain]
-    selected = select_domains(tiny, [name], days=[DAY], ranks=one_rank())
+    selected = select_rows(tiny, domains=[name], days=[DAY], ranks=one_rank())
     wanted = [one["row_id"] for one in records_of(tiny, DAY) if one["domain"] == domain]
     assert 0 < len(wanted) < ROWS
     ranks = days_of(selected, world)
@@ -218,11 +218,11 @@ def test_row_groups_without_the_domain(tmp_path):
     domains = [0] * 30 + [1] * 11 + [0] * 49
     write_table(tmp_path, with_column(tiny_table(90), "domain", domains, "int8"), row_group_rows=10)
     dataset = open_dataset(tmp_path, one_rank())
-    selected = select_domains(dataset, ["ads"], days=[DAY], ranks=one_rank())
+    selected = select_rows(dataset, domains=["ads"], days=[DAY], ranks=one_rank())
     assert sorted(flat(steps_of(days_of(selected, 2)))) == list(range(30, 41))
     none = with_column(tiny_table(90), "domain", [0] * 90, "int8")
     write_table(tmp_path, none, row_group_rows=10)
-    selected = select_domains(dataset, ["ads"], days=[DAY], ranks=one_rank())
+    selected = select_rows(dataset, domains=["ads"], days=[DAY], ranks=one_rank())
     assert days_of(selected, 2) == [[], []]
     assert [len(keys) for keys in reader_of(selected).keys(DAY)] == [0, 0]
 

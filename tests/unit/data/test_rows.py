@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lfm4ads.data.index import open_dataset, select_domains
+from lfm4ads.data.index import open_dataset, select_rows
 from lfm4ads.data.ragged import Ragged
 from lfm4ads.data.rows import Rows, day_keys, decode, join
 from tests.unit.data.expected import expected_row, records_of
@@ -144,7 +144,7 @@ def test_an_event_of_unknown_delay_has_not_happened_yet(tmp_path):
 def test_only_rows_of_selected_domains(tmp_path):
     dataset = open_dataset(write_tiny(tmp_path, days=1), one_rank())
     for names, wanted in ((["ads"], {1}), (["content"], {0}), (["ads", "content"], {0, 1})):
-        selected = select_domains(dataset, names, days=[DAY], ranks=one_rank())
+        selected = select_rows(dataset, domains=names, days=[DAY], ranks=one_rank())
         expected = [
             expected_row(record, dataset.schema)
             for record in records_of(dataset, DAY)
@@ -159,8 +159,8 @@ def test_a_bad_domain_is_refused_also_when_others_are_selected(tmp_path, value):
     write_table(tmp_path / "bad", with_value(tiny_table(100), "domain", value, row=70))
     good, bad = (open_dataset(tmp_path / name, one_rank()) for name in ("good", "bad"))
     with pytest.raises(ValueError, match="row group 1: column domain has"):
-        select_domains(bad, ["ads"], days=[DAY], ranks=one_rank())
-    selected = select_domains(good, ["ads"], days=[DAY], ranks=one_rank())
+        select_rows(bad, domains=["ads"], days=[DAY], ranks=one_rank())
+    selected = select_rows(good, domains=["ads"], days=[DAY], ranks=one_rank())
     write_table(tmp_path / "good", with_value(tiny_table(100), "domain", value, row=70))
     with pytest.raises(ValueError, match="row group 1: column domain has"):
         decoded(selected)

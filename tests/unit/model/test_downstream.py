@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from lfm4ads.model.downstream import Downstream, DownstreamConfig, module_weights
+from lfm4ads.model.arm import ArmConfig
+from lfm4ads.model.downstream import Downstream, DownstreamConfig
+from lfm4ads.model.isomorphic import module_weights
 from lfm4ads.nn.fields import FieldConfig, VectorConfig
 from lfm4ads.train.losses import masked_bce
 from tests.batches import pad, take
@@ -12,14 +14,22 @@ from tests.unit.model import shapes
 from tests.unit.model.shapes import SHAPES, stir
 
 DIMS = {"user.ur": 12, "user.cr_ads": 10, "item.ir": 12}
-WANTED = {
-    "vanilla": {},
-    "sum": {"user.ur": 12},
-    "adapter": DIMS,
-    "module": {"user.ur": 12, "item.ir": 12},
+CONFIGS = {
+    "vanilla": ArmConfig(),
+    "sum": ArmConfig(concat=("user.ur",)),
+    "gate": ArmConfig(gate=("user.cr_*",)),
+    "adapter": ArmConfig(adapter=("*",)),
+    "item_adapter": ArmConfig(adapter=("item.*",)),
+    "tokens": ArmConfig(tokens=("*",)),
+    "module": ArmConfig(module="logit"),
+    "joined": ArmConfig(module="hidden"),
+    "all": ArmConfig(concat=("user.ur",), adapter=("*",), tokens=("*",), module="both"),
 }
-ARMS = list(WANTED)
-CONFIG = DownstreamConfig(mlp=(16, 8), adapter_hidden=20)
+CONFIGS = {name: arm.named(tuple(DIMS)) for name, arm in CONFIGS.items()}
+ARMS = list(CONFIGS)
+WANTED = {name: arm.reads for name, arm in CONFIGS.items()}
+READING = [name for name in ARMS if WANTED[name]]
+CONFIG = DownstreamConfig(mlp=(16, 8), adapter_hidden=20, concat_dim=6, token_dim=5)
 
 
 def build(schema, arm, *, config=CONFIG, tasks=(0, 1, 2), shape="default"):
@@ -28,10 +38,10 @@ def build(schema, arm, *, config=CONFIG, tasks=(0, 1, 2), shape="default"):
     model = Downstream(
         schema,
         config,
-        arm=arm,
+        arm=CONFIGS[arm],
         tasks=tasks,
         domain="ads",
-        rep_dims=WANTED[arm],
+        rep_dims=DIMS,
         upstream=SHAPES[shape],
     )
     return unshard(model, seed=5)
@@ -58,17 +68,17 @@ def test_arm_adapter_starts_at_the_logits_of_vanilla(schema, fed, training):
     # Without dropout of its own the adapter draws nothing, so both arms drop the same units.
     config = DownstreamConfig(mlp=(16, 8), adapter_hidden=20, adapter_dropout=0.0)
     scores = []
-    for arm in ("vanilla", "adapter"):
+    for arm in ("vanilla", "adapter", "item_adapter", "joined"):
         model = build(schema, arm, config=config).train(training)
         torch.manual_seed(11)
         scores.append(model(fed))
-    assert torch.equal(*scores)
+    assert all(torch.equal(scores[0], other) for other in scores[1:])
     assert scores[0].std() > 0
 
 
 def test_arms_share_first_values_of_what_they_share(schema):
     plain = build(schema, "vanilla").state_dict()
-    for arm in ("adapter", "module"):
+    for arm in ("gate", "adapter", "item_adapter", "module", "joined"):
         other = build(schema, arm).state_dict()
         assert all(torch.equal(value, other[name]) for name, value in plain.items())
     tables = {name for name in plain if name.startswith(("tables.", "fields."))}
@@ -85,7 +95,7 @@ def test_module_with_copied_weights_is_the_upstream_without_context_and_pair_fie
     model = build(schema, "module", shape=shape, tasks=tasks)
     own, source = model.state_dict(), upstream.state_dict()
     with torch.no_grad():
-        for name, other in module_weights(model).items():
+        for name, other in module_weights(model.state_dict()).items():
             own[name].copy_(source[other])
         for parameter in model.heads.parameters():
             parameter.zero_()
@@ -104,9 +114,9 @@ def test_module_with_copied_weights_is_the_upstream_without_context_and_pair_fie
 def test_every_tensor_of_the_module_is_copied_but_the_defaults(schema, ads, shape):
     model = build(schema, "module", shape=shape)
     own, source = model.state_dict(), shapes.build(schema, SHAPES[shape], ads).state_dict()
-    names = module_weights(model)
+    names = module_weights(model.state_dict())
     of_module = {name for name in own if name.startswith("module.")}
-    assert of_module - set(names) == {"module.default_ur", "module.default_ir"}
+    assert of_module - set(names) == {"module.default_ur", "module.default_ir"}, "no join here"
     assert set(names) <= of_module
     assert all(own[name].shape == source[other].shape for name, other in names.items())
     wanted = {name for name in source if name.startswith(("mix.", "heads."))}
@@ -129,7 +139,7 @@ def test_training_leaves_representations_as_they_are(schema, fed, arm):
     assert not held & {rep.data_ptr() for rep in fed.reps.values()}
 
 
-@pytest.mark.parametrize("arm", ["sum", "adapter", "module"])
+@pytest.mark.parametrize("arm", READING)
 def test_what_is_stored_for_an_absent_key_matters_to_no_score(schema, fed, arm):
     model = stir(build(schema, arm))
     before = score(model, fed)
@@ -139,7 +149,7 @@ def test_what_is_stored_for_an_absent_key_matters_to_no_score(schema, fed, arm):
     assert torch.equal(score(model, fed), before)
 
 
-@pytest.mark.parametrize("arm", ["sum", "adapter", "module"])
+@pytest.mark.parametrize("arm", READING)
 def test_every_present_representation_matters_to_its_rows_alone(schema, fed, arm):
     model = stir(build(schema, arm))
     before = score(model, fed)
