@@ -16,7 +16,7 @@ from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
-from lfm4ads.data.attach import all_representations, resolve_version
+from lfm4ads.data.attach import resolve_version
 from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import ReaderConfig
 from lfm4ads.model.retrieval import ITEM, RetrievalConfig, RetrievalLoss
@@ -26,7 +26,7 @@ from lfm4ads.train.retrieval import (
     RetrievalSources,
     SourcesConfig,
     build_retrieval,
-    choose_query,
+    choose_queries,
     read_sources,
 )
 from lfm4ads.train.retrieved import Json, ListConfig, figure_of
@@ -160,14 +160,9 @@ def _resolve(config: Config, ranks: Ranks) -> tuple[str, dict[str, tuple[str, ..
     queries: dict[str, tuple[str, ...]] = {}
     with ranks.together():
         versions.append(resolve_version(config.input.reps, config.input.upstream))
+        patterns = {arm: one.query for arm, one in config.arms.items()}
         first = config.split.train_first
-        names = all_representations(config.input.reps, version=versions[0], day=first)
-        if ITEM not in names:
-            raise UserError(
-                f"{config.input.reps} has no {ITEM}; run dump with item representations"
-            )
-        for arm, one in config.arms.items():
-            queries[arm] = choose_query(one.query, names=names)
+        queries |= choose_queries(config.input.reps, patterns, version=versions[0], day=first)
     return versions[0], queries
 
 

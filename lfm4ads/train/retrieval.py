@@ -8,7 +8,7 @@ from pathlib import Path
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
-from lfm4ads.data.attach import Reps, RepsReader
+from lfm4ads.data.attach import Reps, RepsReader, all_representations
 from lfm4ads.data.index import Dataset, select_rows
 from lfm4ads.data.reader import Reader, scoring
 from lfm4ads.model.retrieval import ITEM, Retrieval
@@ -102,6 +102,16 @@ def read_sources(
         counts=counts,
         truth=truth,
     )
+
+
+def choose_queries(
+    root: Path, patterns: Mapping[str, Sequence[str]], *, version: str, day: int
+) -> dict[str, tuple[str, ...]]:
+    """Return what each arm's patterns name among the representations samples of ``day`` read."""
+    names = all_representations(root, version=version, day=day)
+    if ITEM not in names:
+        raise UserError(f"{root} has no {ITEM}; run dump with item representations")
+    return {arm: choose_query(own, names=names) for arm, own in patterns.items()}
 
 
 def choose_query(patterns: Sequence[str], *, names: Sequence[str]) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ def test_a_rerun_goes_on_with_what_is_missing(story, runs):
 
 REFUSED = {
     "representation": ({"arms__bad__query": ["user.nothing_*"]}, "query names user.nothing_"),
-    "version": ({"input__upstream": "000000000000"}, "000000000000"),
+    "version": ({"input__upstream": "abcdefabcdef"}, "abcdefabcdef"),
     "lists": ({"lists__ks": [5, 5000]}, "ks asks for 5000 items but the catalogue"),
     "scenario": ({"scenarios": ["nowhere"]}, "no scenario nowhere"),
     "task": ({"task": "joy"}, "task joy cannot be retrieved for"),
