@@ -1,0 +1,189 @@
+"""Which size: sequential, coarse-then-fine, golden-section and elbow search over fits of all sizes.
+
+Every size is fitted once, warm from the nearest smaller size tried (else the nearest larger), and
+remembered. Past a size whose loss has no finite minimum larger ones are not tried: their criteria
+keep falling whatever the columns are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lfm4ads.selection.criteria import Criteria, measure_criteria
+from lfm4ads.selection.problem import Problem
+from lfm4ads.selection.solver import Solution, SolverOptions, null_solution, solve
+from lfm4ads.selection.units import Units
+
+Search = Literal["sequential", "grid", "golden", "gpdas"]
+_GOLDEN = 0.618
+_ELBOW = 1e-4
+_ELBOW_STEPS = 20
+_SWEEP = 3
+"""Bracket width at which golden section gives way to trying what is left."""
+
+
+class Path:
+    """Fits of one problem by size."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        units: Units,
+        options: SolverOptions,
+        *,
+        start: Solution | None = None,
+    ) -> None:
+        self.problem = problem
+        self.units = units
+        self._options = options
+        self.solutions: dict[int, Solution] = {}
+        self._null = null_solution(problem, units, options)
+        self._start = start
+        self.smallest = len(self._null.units)
+        self.limit = units.max_size
+        """Largest size there is any sense in trying; falls to the first separated one."""
+
+    def at(self, size: int) -> Solution:
+        """Return the fit of a size, made at the first call."""
+        size = min(max(size, self.smallest), self.limit)
+        if size not in self.solutions:
+            found = self._solve(size)
+            self.solutions[size] = found
+            if found.fit.separated and size > self.smallest:
+                self.limit = min(self.limit, size)
+        return self.solutions[size]
+
+    def criteria(self, size: int) -> Criteria:
+        """Return the information criteria of a size."""
+        fit = self.at(size).fit
+        return measure_criteria(
+            self.problem.deviance(fit.loss),
+            num_columns=len(fit.columns_K),
+            num_rows=self.problem.num_rows,
+            num_units=self.units.num_units,
+        )
+
+    def _solve(self, size: int) -> Solution:
+        if size == self.smallest:
+            return self._null
+        smaller = [tried for tried in self.solutions if tried < size]
+        larger = [tried for tried in self.solutions if tried > size]
+        if smaller:
+            start = self.solutions[max(smaller)]
+        elif self._start is not None:
+            start = self._start
+        else:
+            start = self.solutions[min(larger)] if larger else self._null
+        return solve(self.problem, self.units, size=size, start=start, options=self._options)
+
+
+Score = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Sizes that may be tried, both ends included."""
+
+    smallest: int
+    largest: int
+
+
+def search_sizes(path: Path, sizes: Range, *, search: Search, score: Score) -> int:
+    """Return the size of the smallest score; every size tried is left in the path."""
+    match search:
+        case "sequential":
+            return _best(path, range(sizes.smallest, sizes.largest + 1), score)
+        case "grid":
+            return _grid(path, sizes, score)
+        case "golden":
+            return _golden(path, sizes, score)
+        case "gpdas":
+            return _elbow(path, sizes)
+
+
+def _best(path: Path, sizes: range | list[int], score: Score) -> int:
+    tried: dict[int, float] = {}
+    for size in sizes:
+        path.at(size)
+        if size > path.limit:
+            break
+        tried[size] = score(size)
+    return min(tried, key=lambda size: (tried[size], size)) if tried else path.limit
+
+
+def _grid(path: Path, sizes: Range, score: Score) -> int:
+    """Try sizes in steps that grow by the golden ratio, then fill in around the best."""
+    coarse, step = [sizes.smallest], 1.0
+    while coarse[-1] < sizes.largest:
+        coarse.append(min(sizes.largest, coarse[-1] + round(step)))
+        step /= _GOLDEN
+    best = _best(path, coarse, score)
+    while True:
+        at = coarse.index(best) if best in coarse else -1
+        left = coarse[max(at - 1, 0)]
+        right = min(coarse[min(at + 1, len(coarse) - 1)], path.limit)
+        missing = [size for size in range(left, right + 1) if size not in coarse]
+        if not missing or at < 0:
+            return best
+        coarse = sorted({*coarse, *missing})
+        best = _best(path, [size for size in coarse if size <= path.limit], score)
+
+
+def _golden(path: Path, sizes: Range, score: Score) -> int:
+    """Shrink a bracket as if the score had one valley, then try all that is left."""
+    low, high = sizes.smallest, sizes.largest
+    while high - low > _SWEEP:
+        width = round(_GOLDEN * (high - low))
+        inner = sorted({high - width, low + width})
+        path.at(inner[0])
+        path.at(inner[-1])
+        if path.limit < high:
+            high = max(path.limit, low)
+            continue
+        if score(inner[0]) <= score(inner[-1]):
+            high = inner[-1]
+        else:
+            low = inner[0]
+    # Coarse probes may have been judged from poor fits: all that were tried stand for the answer.
+    tried = {*range(low, high + 1), *(size for size in path.solutions if size <= path.limit)}
+    within = [size for size in tried if sizes.smallest <= size <= sizes.largest]
+    return _best(path, sorted(within), score)
+
+
+def _elbow(path: Path, sizes: Range) -> int:
+    """Search the elbow of the loss, as published: the last size tried is the answer.
+
+    The answer ignores the criterion, is often too small for linear and too large for weak models,
+    and is here to compare with earlier software.
+    """
+    null = max(path.at(path.smallest).fit.loss, 1e-300)
+
+    def loss(size: int) -> float:
+        return path.at(size).fit.loss / null
+
+    low, high, middle = max(sizes.smallest, 1), sizes.largest, sizes.smallest
+    for _ in range(_ELBOW_STEPS):
+        middle = round(low + _GOLDEN * (high - low))
+        left = abs(loss(low) - loss(middle)) / max(middle - low, 1)
+        right = abs(loss(high) - loss(middle)) / max(high - middle, 1)
+        if left > _ELBOW and right < _ELBOW:
+            high = middle
+        elif left > _ELBOW and right > _ELBOW:
+            low = middle
+        else:
+            high, low = middle, max(sizes.smallest, 1)
+        if high - low <= 1:
+            break
+        falls = abs(loss(max(middle - 1, 0)) - loss(middle)) > _ELBOW
+        if falls and abs(loss(middle + 1) - loss(middle)) < _ELBOW / 2:
+            break
+    return min(middle, path.limit)
+
+
+def default_largest(*, num_rows: float, num_units: int) -> int:
+    """Return n / (log log n log p): sizes up to which sets can be told apart."""
+    log_log = max(float(np.log(max(np.log(max(num_rows, 3.0)), np.e))), 1.0)
+    most = num_rows / (log_log * max(float(np.log(max(num_units, 2))), 1.0))
+    return max(1, min(num_units, int(most)))

@@ -1,0 +1,97 @@
+"""What the search asks of a model: fit a set of columns, and say what every column would change.
+
+Losses are sums over rows of weighted negative log-likelihoods (half the squared error of linear
+models), so sacrifices add up and do not depend on how rows are spread over ranks.
+
+Dimension key: P candidate columns, K columns of a fit, M columns asked for.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from lfm4ads.selection.columns import Floats, Ints
+
+RIDGE_FLOOR = 1e-9
+"""Always-on ridge per unit of weight: separable data stay finite, others move by less than 1e-7."""
+
+SMOOTHING = 1e-4
+"""Ridge per unit of weight under which sets of curved losses are looked for first."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Minimum of the loss over the coefficients of some standardised columns."""
+
+    columns_K: Ints
+    coefficients_K: Floats
+    intercept: float
+    loss: float
+    """Without the ridge: what criteria are made of."""
+    objective: float
+    """With the ridge: what fits are compared by."""
+    separated: bool = False
+    """Whether the loss has no finite minimum, so that only the ridge holds the coefficients."""
+    state: Any = field(default=None, repr=False)
+    """What the problem keeps to answer questions at this fit."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Gradient and curvature of the objective along columns, one at a time (M,)."""
+
+    gradient_M: Floats
+    curvature_M: Floats
+
+
+class Problem(Protocol):
+    """A loss over standardised columns; what the ranks hold is summed behind these calls."""
+
+    num_columns: int
+    num_rows: float
+    """Rows that criteria count: the sum of weights, or the events of a Cox model."""
+    is_quadratic: bool
+    """Whether the second-order model is the loss itself, so that predicted swaps are exact."""
+    wide_is_cheap: bool
+    """Whether slopes of all columns cost little more than those of a few."""
+
+    def fit(self, columns_K: Ints, *, start: Fit | None, target: float = np.inf) -> Fit:
+        """Minimise over the coefficients of these columns, from those of ``start``.
+
+        A fit that will not get below ``target`` may be left unfinished above it.
+        """
+        ...
+
+    def slopes(self, fit: Fit, *, columns_M: Ints | None) -> Slopes:
+        """Return gradient and curvature at a fit, of all columns by default."""
+        ...
+
+    def hessian(self, fit: Fit, *, columns_M: Ints) -> Floats:
+        """Return the second derivatives (M, M) at a fit, the intercept profiled out."""
+        ...
+
+    def blocks(self, fit: Fit, *, columns_GM: Ints) -> Floats:
+        """Return the Hessian blocks (G, M, M) of groups of equal width."""
+        ...
+
+    def is_steep(self, fit: Fit) -> bool:
+        """Return whether the fit is so sure of most rows that its curvature says little."""
+        ...
+
+    def smoothed(self) -> "Problem":
+        """Return the problem with a ridge under which sets are looked for first.
+
+        Where rows are all but certain the curvature of a loss says nothing of exchanges, and a
+        search ends in a poor set; on 12 near-separable draws (n 1000, p 2000, k 40) the ridge took
+        it to a set as good as or better than any other start in 10.
+        """
+        ...
+
+    def deviance(self, loss: float) -> float:
+        """Return the likelihood part of information criteria for a loss."""
+        ...
+
+    def noise(self, loss: float) -> float:
+        """Return what a useless column takes off twice the loss on average."""
+        ...

@@ -1,0 +1,154 @@
+"""Exchanges of chosen for other units, judged on the second-order model before anything is fitted.
+
+For linear models the model is the loss, so every predicted exchange is exact. Splicing as in the
+later literature exchanges the c worst chosen for the c best others; besides that all pairs of one
+chosen and one likely other column are tried, which the inverse on the chosen set gives at once.
+
+Dimension key: K chosen columns, C other columns, M = K + C.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfm4ads.selection.columns import Floats, Ints
+from lfm4ads.selection.newton import factorise, forward, invert, solve
+from lfm4ads.selection.problem import Fit, Problem
+from lfm4ads.selection.units import Units, pick_largest
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Units that leave and come, and the change of the objective that is expected."""
+
+    leaving: Ints
+    coming: Ints
+    change: float
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The second-order model on the chosen units and the likely others."""
+
+    chosen: Ints
+    others: Ints
+    units: Units
+    coefficient_K: Floats
+    gradient_C: Floats
+    """Of the other columns; those of chosen ones are zero."""
+    inverse_KK: Floats
+    """Inverse of the Hessian of the chosen columns."""
+    explained_KC: Floats
+    """The inverse times the Hessian across."""
+    schur_CC: Floats
+    """Hessian of the other columns, less what the chosen explain."""
+    unit_K: Ints
+    unit_C: Ints
+
+
+def open_neighbourhood(
+    problem: Problem, units: Units, fit: Fit, *, chosen: Ints, values_U: Floats, num_others: int
+) -> Neighbourhood:
+    """Return the model on the chosen units and the ``num_others`` best of the rest."""
+    outside_U = values_U.copy()
+    outside_U[chosen] = -np.inf
+    room = int(np.count_nonzero(outside_U > -np.inf))
+    others = pick_largest(outside_U, min(num_others, room))
+    others = others[np.argsort(-values_U[others], kind="stable")]
+    columns_C = units.columns(others)
+    columns_M = np.concatenate([fit.columns_K, columns_C])
+    hessian_MM = problem.hessian(fit, columns_M=columns_M)
+    size = len(fit.columns_K)
+    inverse_KK = invert(hessian_MM[:size, :size])
+    across_KC = hessian_MM[:size, size:]
+    explained_KC = inverse_KK @ across_KC
+    return Neighbourhood(
+        chosen,
+        others,
+        units,
+        fit.coefficients_K,
+        problem.slopes(fit, columns_M=columns_C).gradient_M,
+        inverse_KK,
+        explained_KC,
+        hessian_MM[size:, size:] - across_KC.T @ explained_KC,
+        units.unit_P[fit.columns_K],
+        units.unit_P[columns_C],
+    )
+
+
+def pair_swaps(near: Neighbourhood, *, count: int) -> list[Swap]:
+    """Return the ``count`` best exchanges of one chosen for one other column.
+
+    Without column i the objective rises by b_i^2 / (2 V_ii), V the inverse on the chosen; the
+    gradient and the Schur complement of column j move by what i had explained.
+    """
+    if not len(near.chosen) or not len(near.others):
+        return []
+    diagonal_K1 = near.inverse_KK.diagonal()[:, None]
+    coefficient_K1 = near.coefficient_K[:, None]
+    ratio_KC = near.explained_KC / diagonal_K1
+    gradient_KC = near.gradient_C - coefficient_K1 * ratio_KC
+    curvature_KC = near.explained_KC * ratio_KC
+    curvature_KC += np.maximum(near.schur_CC.diagonal(), 1e-300)
+    change_KC = 0.5 * (coefficient_K1**2 / diagonal_K1 - gradient_KC**2 / curvature_KC)
+    change_KC[near.units.always_U[near.chosen]] = np.inf
+    flat = change_KC.ravel()
+    best = [int(flat.argmin())] if count == 1 else flat.argsort(kind="stable")[:count].tolist()
+    found = [divmod(at, change_KC.shape[1]) for at in best]
+    return [
+        Swap(near.chosen[[i]], near.others[[j]], float(change_KC[i, j]))
+        for i, j in found
+        if change_KC[i, j] < np.inf
+    ]
+
+
+def block_swaps(near: Neighbourhood, values_U: Floats, *, most: int) -> Iterator[Swap]:
+    """Yield exchanges of the c worst chosen for the c best others, c = 1 .. most.
+
+    Units of several columns also pair their ``most`` worst with each of the ``most`` best.
+    """
+    free = near.chosen[~near.units.always_U[near.chosen]]
+    worst = free[np.argsort(values_U[free], kind="stable")]
+    most = min(most, len(worst), len(near.others))
+    if near.units.plain:
+        yield from _nested(near, worst[:most], near.others[:most])
+        return
+    for count in range(1, most + 1):
+        yield _predicted(near, worst[:count], near.others[:count])
+    for leaving in range(most):
+        for coming in range(most):
+            if leaving or coming:
+                yield _predicted(near, worst[[leaving]], near.others[[coming]])
+
+
+def _nested(near: Neighbourhood, worst: Ints, best: Ints) -> Iterator[Swap]:
+    """Exchange the first c of two lists for every c, from one factor of the longest."""
+    if not len(worst):
+        return
+    gone = near.chosen.searchsorted(worst)
+    factor = factorise(near.inverse_KK[gone[:, None], gone])
+    joined = np.empty((len(gone), len(best) + 1), order="F")
+    joined[:, 0] = near.coefficient_K[gone]
+    joined[:, 1:] = near.explained_KC[gone, : len(best)]
+    joined = forward(factor, joined)
+    for count in range(1, len(best) + 1):
+        moved, across = joined[:count, 0], joined[:count, 1 : count + 1]
+        gradient = near.gradient_C[:count] - moved @ across
+        schur = near.schur_CC[:count, :count] + across.T @ across
+        gain = gradient @ solve(factorise(schur), gradient)
+        yield Swap(worst[:count], best[:count], 0.5 * float(moved @ moved - gain))
+
+
+def _predicted(near: Neighbourhood, leaving: Ints, coming: Ints) -> Swap:
+    """Move some coefficients to zero, then minimise over those that come: small solves only."""
+    gone = (near.unit_K[:, None] == leaving).any(1).nonzero()[0]
+    come = (near.unit_C[:, None] == coming).any(1).nonzero()[0]
+    factor = factorise(near.inverse_KK[gone[:, None], gone])
+    left = near.coefficient_K[gone]
+    explained = near.explained_KC[gone[:, None], come]
+    moved = solve(factor, left)
+    gradient = near.gradient_C[come] - moved @ explained
+    schur = near.schur_CC[come[:, None], come] + explained.T @ solve(factor, explained)
+    gain = gradient @ solve(factorise(schur), gradient)
+    return Swap(leaving, coming, 0.5 * float(left @ moved - gain))
