@@ -10,7 +10,7 @@ clumps, as learnt vectors do; one thread.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
@@ -57,8 +57,8 @@ def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
     return float(np.isin(exact + rows, found + rows).mean())
 
 
-def measure(items: int, *, kinds: dict[str, IndexConfig]) -> list[dict[str, Any]]:
-    """Return a row a kind of index."""
+def measure(items: int, *, kinds: dict[str, IndexConfig]) -> Iterator[dict[str, Any]]:
+    """Yield a row a kind of index."""
     vectors, queries = draw(items)
     keys = np.arange(items) + 2**62
     exact, _ = search_exact(queries, vectors, k=K, hidden=_NOTHING)
@@ -66,7 +66,6 @@ def measure(items: int, *, kinds: dict[str, IndexConfig]) -> list[dict[str, Any]
     plain.add(vectors)
     raw = seconds(lambda: plain.search(queries, K))
     product = seconds(lambda: search_exact(queries, vectors, k=K, hidden=_NOTHING))
-    rows: list[dict[str, Any]] = []
     flat = 0.0
     for name, config in {"flat": IndexConfig(), **kinds}.items():
         started = time.perf_counter()
@@ -78,19 +77,16 @@ def measure(items: int, *, kinds: dict[str, IndexConfig]) -> list[dict[str, Any]
             bare = raw
         else:  # the index's own FAISS, at the effort it was just searched with
             bare = seconds(lambda index=index: index.index.search(queries, K))
-        rows.append(
-            {
-                "items": items,
-                "kind": name,
-                "recall": recall(index.search(queries, k=K)[0], exact),
-                "queries_per_second": QUERIES / taken,
-                "against_flat": flat / taken,
-                "against_faiss": bare / taken,
-                "build_seconds": build,
-                "exact_queries_per_second": QUERIES / product,
-            }
-        )
-    return rows
+        yield {
+            "items": items,
+            "kind": name,
+            "recall": recall(index.search(queries, k=K)[0], exact),
+            "queries_per_second": QUERIES / taken,
+            "against_flat": flat / taken,
+            "against_faiss": bare / taken,
+            "build_seconds": build,
+            "exact_queries_per_second": QUERIES / product,
+        }
 
 
 def main() -> None:
@@ -100,12 +96,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="*", default=[20_000, 200_000])
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    rows = [row for items in options.items for row in measure(items, kinds=KINDS)]
-    for row in rows:
+    rows: list[dict[str, Any]] = []
+    for row in (row for items in options.items for row in measure(items, kinds=KINDS)):
+        rows.append(row)
         print(
             f"{row['items']:>9,} {row['kind']:>9}  recall {row['recall']:.4f}"
             f"  {row['queries_per_second']:>9,.0f} queries/s, {row['against_flat']:6.2f} x flat,"
-            f" {row['against_faiss']:.2f} x FAISS alone, built in {row['build_seconds']:.1f} s"
+            f" {row['against_faiss']:.2f} x FAISS alone, built in {row['build_seconds']:.1f} s",
+            flush=True,
         )
     ratios = {
         f"{row['kind']}/{row['items']}/{name}": row[name]
