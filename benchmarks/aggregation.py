@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from lfm4ads.core.files import whole_file
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.accumulate import SideAccumulator
 from lfm4ads.data.decay import State
@@ -60,7 +61,10 @@ def write_events(path: Path, shape: Shape) -> None:
         ]
     )
     rng = np.random.default_rng(17)
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+    with (
+        whole_file(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as writer,
+    ):
         for start in range(0, shape.rows, CHUNK_ROWS):
             rows = np.arange(start, min(start + CHUNK_ROWS, shape.rows))
             keys = (shape.keys * rng.random(len(rows)) ** 2).astype(np.int64)
@@ -150,15 +154,26 @@ def theirs(path: Path, shape: Shape, mode: Mode, *, threads: int) -> pa.Table:
         return connection.sql(duckdb_query(path, shape, mode)).to_arrow_table()
 
 
-def timed(run: Callable[[], Any], runs: int) -> tuple[list[float], Any]:
-    """Return the seconds of some runs, and what the last one gave."""
-    seconds, result = [], None
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What some runs took, and what the last one gave."""
+
+    seconds: list[float]
+    cpu_seconds: list[float]
+    """Of all threads: what a busy machine distorts less."""
+    result: Any
+
+
+def timed(run: Callable[[], Any], runs: int) -> Timed:
+    """Run some times."""
+    seconds, cpu_seconds, result = [], [], None
     for _ in range(runs):
         result = None
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         result = run()
         seconds.append(time.perf_counter() - start)
-    return seconds, result
+        cpu_seconds.append(time.process_time() - cpu)
+    return Timed(seconds=seconds, cpu_seconds=cpu_seconds, result=result)
 
 
 def difference(state: State, table: pa.Table) -> float:
@@ -172,23 +187,25 @@ def difference(state: State, table: pa.Table) -> float:
 
 def measure(path: Path, shape: Shape, mode: Mode, *, threads: int, runs: int) -> dict[str, Any]:
     """Run both in one mode and compare what they give."""
-    our_seconds, state = timed(lambda: ours(path, shape, mode), runs)
-    their_seconds, table = timed(lambda: theirs(path, shape, mode, threads=threads), runs)
-    gap = difference(state, table)
+    mine = timed(lambda: ours(path, shape, mode), runs)
+    other = timed(lambda: theirs(path, shape, mode, threads=threads), runs)
+    gap = difference(mine.result, other.result)
     if not gap < 1e-6:
         raise AssertionError(f"the sums differ by {gap} of the largest")
-    our_rate, their_rate = (
-        shape.rows / statistics.median(seconds) for seconds in (our_seconds, their_seconds)
-    )
+    rates = [shape.rows / statistics.median(one.seconds) for one in (mine, other)]
+    cpu = [statistics.median(one.cpu_seconds) for one in (mine, other)]
     print(
-        f"{mode}: ours {our_rate:,.0f} rows/s, DuckDB {their_rate:,.0f} rows/s,"
-        f" ratio {our_rate / their_rate:.2f}, largest difference {gap:.1e}"
+        f"{mode}: ours {rates[0]:,.0f} rows/s, DuckDB {rates[1]:,.0f} rows/s,"
+        f" ratio {rates[0] / rates[1]:.2f} (by CPU time {cpu[1] / cpu[0]:.2f}),"
+        f" largest difference {gap:.1e}"
     )
     return {
-        "seconds": our_seconds,
-        "duckdb_seconds": their_seconds,
-        "rows_per_second": our_rate,
-        "duckdb_rows_per_second": their_rate,
+        "seconds": mine.seconds,
+        "duckdb_seconds": other.seconds,
+        "rows_per_second": rates[0],
+        "duckdb_rows_per_second": rates[1],
+        "rows_per_cpu_second": shape.rows / cpu[0],
+        "duckdb_rows_per_cpu_second": shape.rows / cpu[1],
         "largest_difference": gap,
     }
 
@@ -202,6 +219,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--file", type=Path, help="keep the events here, or take them from here")
     parser.add_argument("--mode", choices=list(HALF_LIVES), action="append")
     words = parser.parse_args()
     shape = Shape(rows=words.rows, keys=words.keys, dim=words.dim)
@@ -209,12 +227,15 @@ def main() -> None:
     pa.set_cpu_count(words.threads)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "events.parquet"
-        write_events(path, shape)
+        path = words.file or Path(folder) / "events.parquet"
+        if not path.exists():
+            write_events(path, shape)
         for mode in words.mode or HALF_LIVES:
             result[mode] = measure(path, shape, mode, threads=words.threads, runs=words.runs)
     ratios = {
-        mode: one["rows_per_second"] / one["duckdb_rows_per_second"] for mode, one in result.items()
+        mode + suffix: one[f"rows_per_{unit}"] / one[f"duckdb_rows_per_{unit}"]
+        for mode, one in result.items()
+        for suffix, unit in (("", "second"), ("_cpu", "cpu_second"))
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if words.json:

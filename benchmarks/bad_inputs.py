@@ -179,7 +179,7 @@ def later_cases() -> list[Case]:
     other = ("<run> is upstream <version>, the representations are of <version>",)
     forged = ("manifest.json is of upstream f00d, not <version>",)
     return [
-        dump("layer that is none", "mlp_9", "mlp_2", words="layer=mlp_9"),
+        dump("layer that is none", "mlp_9", "mlp_2", words="layers=[mlp_9]"),
         dump("snapshot before the base ends", *leak, words="first_as_of=20260101"),
         dump("no checkpoint", "<dataset>", "run pretrain first", words="pretrain={here}/data"),
         dump("finished dump", "<reps>", "overwrite=true", words="output={good}/reps"),

@@ -71,9 +71,7 @@ def route_side(ranks: Ranks, states: SideStates, specs: Sequence[RepSpec]) -> Si
     return _each(
         specs,
         counts=route(ranks, states.counts, half_life=None),
-        decayed=lambda spec: route(
-            ranks, states.decayed[spec.name], half_life=spec.half_life
-        ),
+        decayed=lambda spec: route(ranks, states.decayed[spec.name], half_life=spec.half_life),
         latest=lambda spec: route_latest(ranks, states.latest[spec.name]),
     )
 
