@@ -110,9 +110,8 @@ class Columns:
     def sums(self, values_NM: Floats) -> Floats:
         """Return X'V (P, M) for V (N, M)."""
         raw_PM = self._raw_sums(values_NM)
-        return (raw_PM - np.outer(self.scale.mean_P, values_NM.sum(0))) / self.scale.scale_P[
-            :, None
-        ]
+        raw_PM -= np.outer(self.scale.mean_P, values_NM.sum(0))
+        return raw_PM / self.scale.scale_P[:, None]
 
     def moments(self, slope_N: Floats, weight_N: Floats) -> Moments:
         """Return X'slope and X'weight (P, 2) and the weighted sums of squares (P,)."""

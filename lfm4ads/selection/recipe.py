@@ -7,7 +7,7 @@ signal-to-noise ratio separate them.
 Dimension key: N rows, P columns, K true columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,15 @@ def draw(recipe: Recipe, *, seed: int) -> Drawn:
         intercept = _balance(predictor_N, recipe.positive_ratio)
     y_N, event_N = _labels(recipe, generator, predictor_N + intercept)
     return Drawn(matrix_NP, y_N, event_N, true_K, coefficients_P, intercept)
+
+
+def draw_again(recipe: Recipe, drawn: Drawn, *, seed: int) -> Drawn:
+    """Draw other rows with the coefficients of an earlier replication, to test on."""
+    generator = np.random.default_rng(seed)
+    matrix_NP = _design(recipe, generator)
+    predictor_N = matrix_NP @ drawn.coefficients_P + drawn.intercept
+    y_N, event_N = _labels(recipe, generator, predictor_N)
+    return replace(drawn, matrix_NP=matrix_NP, y_N=y_N, event_N=event_N)
 
 
 def _design(recipe: Recipe, generator: np.random.Generator) -> Floats:
