@@ -29,6 +29,8 @@ class DownstreamConfig:
 
     features: tuple[str, ...] = ()
     """Features the downstream team has; empty means all."""
+    dim: int = 0
+    """Width of every table's rows; 0: the schema's."""
     fields: FieldConfig = field(default_factory=FieldConfig)
     cross_layers: int = 2
     mlp: tuple[int, ...] = (64, 32)
@@ -77,7 +79,7 @@ class Downstream(nn.Module):
         features = config.features or tuple(schema.features)
         check_features(schema, features, setting="model.features")
         check_codes(schema, config.fields)
-        self.tables = Tables(schema, features, sets={"": TableSet()})
+        self.tables = Tables(schema, features, sets={"": TableSet(dim=config.dim)})
         self.fields = FieldEncoder(schema, features, tables=self.tables, config=config.fields)
         embeddings = self.fields.width
         width = embeddings + (config.concat_dim if arm.concat else 0)

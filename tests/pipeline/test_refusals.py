@@ -128,13 +128,13 @@ def request_cases(story, unfinished, without_ads):
     yield "domain", story.transfer_job(domain="games", output=new), words
     words = "model.features names colour, which the schema does not have; its features are *"
     yield "feature", story.transfer_job(model__features="[colour]", output=new), words
-    words = "only names magic, which is no arm; the arms are vanilla, sum, adapter, module"
+    words = "*debug.yaml: only names magic, which is no arm; the arms are vanilla, sum, adapter, module"
     yield "arm", story.transfer_job(only="[vanilla, magic]", output=new), words
     words = "no representation is called user.cr_x*; there are user.ur, item.ir, *"
     yield "pattern", story.transfer_job(arms="{one: {gate: [user.cr_x*]}}", output=new), words
     words = "copy names cross_9, which is no layer of the upstream; it has nothing, towers, *"
     yield "layer", story.transfer_job(arms="{one: {copy: cross_9}}", output=new), words
-    words = "an arm with copy is a network of its own; leave out what else enters"
+    words = "*an arm with copy is a network of its own; leave out what else enters"
     both = "{one: {copy: towers, gate: [user.ur]}}"
     yield "copy", story.transfer_job(arms=both, output=new), words
     words = f"{story.data} has no scenario shop; its schema lists *"
