@@ -36,7 +36,8 @@ help:
 	@echo "make clean              remove caches, builds and $(VENV); never data or runs"
 	@echo "make image              a container image; ACCEL=cpu|gpu, BASE=<image>, ENGINE=$(ENGINE)"
 	@echo "make <stage> CONFIG=configs/<stage>/<name>.yaml SET=\"key=value ...\" RANKS=<processes>"
-	@echo "                        stages: $(present); experiments are in configs/experiments"
+	@echo "                        stages: $(present)"
+	@echo "make experiment CONFIG=configs/experiments/<name>.yaml DATA=<folder of real logs, where the experiment needs one>"
 
 install:
 	@$(install)
@@ -65,7 +66,7 @@ $(STAGES):
 	@test -f launch/$@.py || { echo "error: stage $@ is not in this version; there is: $(present)" >&2; exit 2; }
 	@test -n '$(CONFIG)' || { echo "error: make $@ needs CONFIG=<file>; there is: $(wildcard configs/$@/*.yaml configs/$@s/*.yaml)" >&2; exit 2; }
 	@$(install)
-	@$(if $(filter $@,$(ALONE)),$(python),$(on_ranks)) -m launch.$@ '$(CONFIG)' $(SET)
+	@$(if $(filter $@,$(ALONE)),$(python),$(on_ranks)) -m launch.$@ '$(CONFIG)' $(if $(DATA),$(if $(filter experiment,$@),'source=$(DATA)')) $(SET)
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .coverage

@@ -30,7 +30,7 @@ def draw_lifts(lifts: Sequence[Row], *, task: str, styles: Mapping[str, Style]) 
     shown = [row for row in lifts if row["task"] == task and row["scenario"] in ("mean", "all")]
     arms = list(dict.fromkeys(row["arm"] for row in shown))
     baseline, name = shown[0]["baseline"], file_stem("lifts", task)
-    with canvas(height=1.2 + 0.46 * len(arms)) as (figure, axes):
+    with canvas(height=_height(arms)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=0.9)
         for row in shown:
             place = arms.index(row["arm"]) + (0.15 if row["scenario"] == "all" else -0.15)
@@ -66,7 +66,7 @@ def draw_auc(rows: Sequence[Row], *, task: str, styles: Mapping[str, Style]) -> 
     ]
     arms = list(dict.fromkeys(row["arm"] for row in shown))
     name = file_stem("auc", task)
-    with canvas(height=1.2 + 0.46 * len(arms)) as (figure, axes):
+    with canvas(height=_height(arms)) as (figure, axes):
         for arm in arms:
             seeds = [row for row in shown if row["arm"] == arm]
             offsets = np.linspace(-0.24, 0.24, len(seeds)) if len(seeds) > 1 else [0.0]
@@ -113,6 +113,11 @@ def _dot(axes: Axes, *, row: Row, keys: tuple[str, str, str], place: float, styl
         markerfacecolor=PAPER if hollow else style.colour,
         linestyle="none",
     )
+
+
+def _height(arms: Sequence[str]) -> float:
+    """Return inches that keep few arms airy and many on one screen."""
+    return 1.2 + (0.46 if len(arms) <= 12 else 0.26) * len(arms)
 
 
 def _name_rows(axes: Axes, *, names: Sequence[str]) -> None:
@@ -164,7 +169,9 @@ def draw_curves(curves: Sequence[Curve], *, section: str, styles: Mapping[str, S
     first = curves[0]
     days = sorted({day for curve in curves for day in curve.days})
     name = file_stem(section, first.name, first.split, "by-day" if days else "")
-    with canvas(height=2.7) as (figure, axes):
+    arms = {curve.arm for curve in curves}
+    # A legend of many rows takes its own room, not the curves'.
+    with canvas(height=2.7 + 0.17 * max(0, len(arms) // 4 - 2)) as (figure, axes):
         named: set[str] = set()
         for curve in curves:
             style = styles.get(curve.arm, Style(colour=PALETTE[0], marker="o"))

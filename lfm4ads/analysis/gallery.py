@@ -8,6 +8,7 @@ import numpy as np
 
 from lfm4ads.analysis.curves import Curve
 from lfm4ads.analysis.figures import draw_auc, draw_curves, draw_lifts, draw_reliability
+from lfm4ads.analysis.lift_curves import draw_lift_curves
 from lfm4ads.analysis.reliability import Reliability, reliability
 from lfm4ads.analysis.svg import Picture, Style, arm_styles
 from lfm4ads.analysis.words import count
@@ -15,6 +16,8 @@ from lfm4ads.data.scored import Scored
 
 MAX_CURVE_PICTURES = 8
 """Of one section; more would hide the ones that matter."""
+MAX_LINES = 60
+"""Of one picture of training; more are a blot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,30 @@ def draw_results(report: Mapping[str, Any], *, rows: Scored) -> list[Picture]:
         for task in rows.tasks
         if any(lift["task"] == task for lift in report["lifts"])
     ]
+    curves = _lift_curves(report)
     aucs = [draw_auc(report["arms"], task=task, styles=styles) for task in rows.tasks]
     bins = [
         (arm, _reliability(rows, arm=arm)) for arm in dict.fromkeys(arm for arm, _ in rows.logit_N)
     ]
-    return [*lifts, *aucs, *(draw_reliability(one, arm=arm) for arm, one in bins if one)]
+    return [*lifts, *curves, *aucs, *(draw_reliability(one, arm=arm) for arm, one in bins if one)]
+
+
+def _lift_curves(report: Mapping[str, Any]) -> list[Picture]:
+    """Draw the curves of each task: the mean over scenarios first, then those that enter it."""
+    entering = {
+        row["task"]: ("mean", *row["scenarios"])
+        for row in report["lifts"]
+        if row["scenario"] == "mean"
+    }
+    return [
+        draw_lift_curves(
+            [row for row in report["curves"] if (row["task"], row["scenario"]) == (task, name)],
+            baseline=report["baseline"],
+        )
+        for task, names in entering.items()
+        for name in names
+        if report["curves"]
+    ]
 
 
 def report_styles(report: Mapping[str, Any]) -> dict[str, Style]:
@@ -76,6 +98,12 @@ def draw_training(
     styles: Mapping[str, Style],
 ) -> Training:
     """Draw logged figures, all runs together; those of one scenario are left out."""
+    runs = {curve.run for curve in curves}
+    if len(runs) > MAX_LINES:
+        words = (
+            f"{len(runs)} runs logged figures, too many for one picture: see their metrics.jsonl."
+        )
+        return Training(pictures=[], note=words)
     groups: dict[tuple[str, str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.name, curve.split, bool(curve.days)), []).append(curve)

@@ -61,9 +61,9 @@ def arm_styles(arms: Sequence[str], *, baseline: str) -> dict[str, Style]:
     styles = {baseline: Style(colour=MUTED, marker="o"), "oracle": Style(colour=INK, marker="*")}
     others = [arm for arm in arms if arm not in styles]
     for index, arm in enumerate(others):
-        styles[arm] = Style(
-            colour=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)]
-        )
+        # Shapes move on by one with each round of colours, so 36 arms differ.
+        marker = MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
+        styles[arm] = Style(colour=PALETTE[index % len(PALETTE)], marker=marker)
     return styles
 
 
@@ -74,7 +74,8 @@ class Picture:
     name: str
     """File stem under ``figures/``."""
     section: str
-    """Part of the page: ``lifts``, ``auc``, ``reliability``, ``training`` or ``pretrain``."""
+    """Part of the page: ``lifts``, ``curves``, ``auc``, ``reliability``, ``training``,
+    ``pretrain``."""
     caption: str
     """What its title does not say; may be empty."""
     alt: str

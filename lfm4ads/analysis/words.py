@@ -1,6 +1,6 @@
 """Figures as words: numbers with their intervals, sentences, and aligned plain text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -80,53 +80,3 @@ def why_undefined(row: Row, *, field: str) -> str:
         (field == "auc_low", "too few rows of one class for an interval"),
     )
     return next((reason for holds, reason in reasons if holds), "not defined for these rows")
-
-
-def text_table(header: Sequence[str], *, rows: Sequence[Sequence[str]], words: int = 3) -> str:
-    """Return aligned plain text: the first ``words`` columns to the left, figures to the right."""
-    widths = [max(len(line[place]) for line in (header, *rows)) for place in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def summary(report: Mapping[str, Any]) -> str:
-    """Return the table a terminal shows: mean and pooled test AUC of each arm, and the lifts."""
-    lifts = {(row["arm"], row["task"], row["scenario"]): row for row in report["lifts"]}
-    gaps = {(row["arm"], row["task"], row["scenario"]): row for row in report["gap_closed"]}
-    header = [
-        "arm",
-        "task",
-        "scenario",
-        "AUC",
-        "lift",
-        "95 % interval",
-        "seeds",
-        "rows",
-        "positives",
-    ]
-    rows: list[list[str]] = []
-    for mean in report["means"]:
-        if mean["split"] != "test" or mean["scenario"] not in ("all", "mean"):
-            continue
-        key = (mean["arm"], mean["task"], mean["scenario"])
-        lift = lifts.get(key, {"delta_auc": None, "low": None, "high": None})
-        figures = [
-            number(mean["auc"]),
-            signed(lift["delta_auc"]),
-            interval(lift["low"], lift["high"], sign=True),
-        ]
-        if gaps:
-            gap = gaps.get(key, {"share": None, "low": None, "high": None})
-            figures += [number(gap["share"], digits=3), interval(gap["low"], gap["high"], digits=3)]
-        counts = [f"{mean[name]:,}" for name in ("num_seeds", "rows", "positives")]
-        rows.append([mean["arm"], plain(mean["task"]), mean["scenario"], *figures, *counts])
-    if gaps:
-        header[6:6] = ["gap closed", "95 % interval"]
-    rows.sort(key=lambda row: (row[1], row[2] != "mean"))
-    return f"{text_table(header, rows=rows)}\n\n{POOLED_WARNING}"

@@ -1,9 +1,11 @@
-"""Finding the finished runs of ``transfer`` and refusing sets that cannot be compared."""
+"""Finding finished runs of ``transfer`` and ``retrieve``, refusing sets that cannot be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import read_json
@@ -14,14 +16,33 @@ _NEEDED = ("arm", "seed", "dataset", "upstream")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One arm trained with one seed."""
+class Part:
+    """One run folder."""
 
-    arm: str
-    seed: int
     folder: Path
     report: dict[str, Any]
     """The run's own ``report.json``."""
+    scenarios: tuple[str, ...]
+    """Names of the scenarios it was trained and tested on; empty: all of its domain."""
+
+    @property
+    def place(self) -> str:
+        """Arm and seed, as the folder of a run ends."""
+        return f"{self.report['arm']}/seed-{self.report['seed']}"
+
+    @property
+    def name(self) -> str:
+        """How messages and tables call this folder."""
+        return " ".join((self.place, *self.scenarios))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One arm trained with one seed, in one folder or in one for each of some scenarios."""
+
+    arm: str
+    seed: int
+    parts: tuple[Part, ...]
 
     @property
     def name(self) -> str:
@@ -30,22 +51,36 @@ class Run:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Return every ``<folder>/<arm>/seed-<n>`` by arm and seed; an unfinished one is an error."""
+    """Return the runs in every ``<folder>/<arm>/seed-<n>`` by arm and seed.
+
+    Folders of one arm and seed that were told different scenarios are one run. An unfinished folder
+    is an error, and so is a scenario twice.
+    """
     if not folders:
         raise UserError("no runs were given; pass runs=[<output of transfer>, ...]")
-    runs = [run for folder in folders for run in _runs_under(folder)]
-    seen: dict[str, Run] = {}
-    for run in runs:
-        if run.name in seen:
-            raise UserError(
-                f"{run.folder} and {seen[run.name].folder} both hold {run.name}; "
-                "list only one of them in runs"
-            )
-        seen[run.name] = run
-    return sorted(runs, key=lambda run: (run.arm, run.seed))
+    found: dict[tuple[str, int], list[Part]] = {}
+    for part in (part for folder in folders for part in _parts_under(folder)):
+        others = found.setdefault((str(part.report["arm"]), int(part.report["seed"])), [])
+        for other in others:
+            _check_apart(part, other)
+        others.append(part)
+    return [
+        Run(arm=arm, seed=seed, parts=tuple(sorted(parts, key=lambda part: part.scenarios)))
+        for (arm, seed), parts in sorted(found.items())
+    ]
 
 
-def _runs_under(folder: Path) -> list[Run]:
+def _check_apart(part: Part, other: Part) -> None:
+    common = set(part.scenarios) & set(other.scenarios)
+    if common or not (part.scenarios and other.scenarios):
+        where = f" of scenario {min(common)}" if common else ""
+        raise UserError(
+            f"{part.folder} and {other.folder} both hold {part.place}{where}; "
+            "list only one of them in runs"
+        )
+
+
+def _parts_under(folder: Path) -> list[Part]:
     if not folder.is_dir():
         raise UserError(
             f"run folder {folder} does not exist; run 'make transfer' first or correct runs"
@@ -55,10 +90,10 @@ def _runs_under(folder: Path) -> list[Run]:
         raise UserError(
             f"{folder} holds no <arm>/seed-<n> folder; pass the output folder of transfer in runs"
         )
-    return [_load_run(path) for path in seeds]
+    return [_load_part(path) for path in seeds]
 
 
-def _load_run(folder: Path) -> Run:
+def _load_part(folder: Path) -> Part:
     path = folder / "report.json"
     if not path.is_file():
         raise UserError(
@@ -75,7 +110,16 @@ def _load_run(folder: Path) -> Run:
             raise UserError(f"{path} has no field {key}; rerun transfer")
     if report["arm"] == ORACLE:
         raise UserError(f"{path} calls its arm {ORACLE}, a name kept for the truth; rename the arm")
-    return Run(arm=str(report["arm"]), seed=int(report["seed"]), folder=folder, report=report)
+    return Part(folder=folder, report=report, scenarios=_scenarios(folder, report))
+
+
+def _scenarios(folder: Path, report: dict[str, Any]) -> tuple[str, ...]:
+    """Return the scenarios a run was told; a stage that does not report them has a config."""
+    if "scenarios" in report:
+        return tuple(report["scenarios"])
+    path = folder / "config.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tuple(content.get("scenarios") or ()) if isinstance(content, dict) else ()
 
 
 def check_comparable(runs: Sequence[Run], *, baseline: str) -> None:
@@ -89,8 +133,9 @@ def check_comparable(runs: Sequence[Run], *, baseline: str) -> None:
             f"baseline arm {baseline} is not among the runs ({', '.join(arms)}); "
             "set baseline to one of them"
         )
-    _check_equal(runs, field="dataset")
-    _check_equal([run for run in runs if run.report["upstream"] is not None], field="upstream")
+    _check_equal(list(all_parts(runs)), field="dataset")
+    with_upstream = [part for part in all_parts(runs) if part.report["upstream"] is not None]
+    _check_equal(with_upstream, field="upstream")
     seeds = {run.seed for run in runs if run.arm == baseline}
     for run in runs:
         if run.seed not in seeds:
@@ -100,11 +145,17 @@ def check_comparable(runs: Sequence[Run], *, baseline: str) -> None:
             )
 
 
-def _check_equal(runs: Sequence[Run], *, field: str) -> None:
-    for run in runs[1:]:
-        if run.report[field] != runs[0].report[field]:
+def all_parts(runs: Sequence[Run]) -> Iterator[Part]:
+    """Yield the folders of all runs."""
+    for run in runs:
+        yield from run.parts
+
+
+def _check_equal(parts: Sequence[Part], *, field: str) -> None:
+    for part in parts[1:]:
+        if part.report[field] != parts[0].report[field]:
             raise UserError(
-                f"{run.folder} has {field} {run.report[field]} "
-                f"but {runs[0].folder} has {runs[0].report[field]}; "
+                f"{part.folder} has {field} {part.report[field]} "
+                f"but {parts[0].folder} has {parts[0].report[field]}; "
                 "report runs of one dataset and one upstream at a time"
             )

@@ -66,23 +66,29 @@ def load_rows(runs: Sequence[Run], *, split: Split) -> Scored:
 
 
 def _load_table(run: Run, *, split: Split) -> pa.Table:
-    folder = run.folder / "predictions" / f"split={split}"
-    files = sorted(folder.glob("part-*.parquet"))
-    if not files:
-        raise UserError(f"{folder} holds no part-*.parquet; rerun transfer for {run.name}")
-    tables = []
-    for path in files:
-        try:
-            tables.append(pq.ParquetFile(path).read())
-        except pa.ArrowInvalid as error:
-            raise UserError(
-                f"{path} is not a readable Parquet file ({_line(error)}); rerun {run.name}"
-            ) from error
+    """Return the rows of a run, those of its scenarios one after the other."""
+    tables: list[pa.Table] = []
+    for part in run.parts:
+        folder = part.folder / "predictions" / f"split={split}"
+        files = sorted(folder.glob("part-*.parquet"))
+        if not files:
+            raise UserError(f"{folder} holds no part-*.parquet; rerun transfer for {part.name}")
+        tables += [_read(path, name=part.name) for path in files]
     try:
         return pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"the files in {folder} differ in their columns ({_line(error)}); rerun {run.name}"
+            f"the {split} predictions of {run.name} differ in their columns ({_line(error)}); "
+            f"rerun {run.name}"
+        ) from error
+
+
+def _read(path: Path, *, name: str) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"{path} is not a readable Parquet file ({_line(error)}); rerun {name}"
         ) from error
 
 
@@ -124,8 +130,9 @@ def _check_same(rows: Scored, other: Scored, *, first: Run, run: Run) -> None:
         common = len(np.intersect1d(rows.row_id_N, other.row_id_N))
         raise UserError(
             f"{run.name} scored other {rows.split} rows than {first.name} "
-            f"({len(other.row_id_N)} and {len(rows.row_id_N)}, {common} in common); "
-            "train both on one dataset with the same days"
+            f"({len(other.row_id_N)} and {len(rows.row_id_N)}, {common} in common, "
+            f"{_where_they_differ(rows, other)}); "
+            "train both on one dataset with the same days and scenarios"
         )
     if set(rows.tasks) != set(other.tasks):
         raise UserError(
@@ -138,6 +145,17 @@ def _check_same(rows: Scored, other: Scored, *, first: Run, run: Run) -> None:
                 f"{run.name} and {first.name} have different label_{task} "
                 f"for the same {rows.split} rows; prepare the dataset once and rerun both"
             )
+
+
+def _where_they_differ(rows: Scored, other: Scored) -> str:
+    """Return the scenarios of the rows that only one of the two has."""
+    alone = np.concatenate(
+        [
+            one.scenario_N[~np.isin(one.row_id_N, two.row_id_N)]
+            for one, two in ((rows, other), (other, rows))
+        ]
+    )
+    return f"the others in scenarios {', '.join(map(str, np.unique(alone)))}"
 
 
 def oracle_logits(folder: Path, *, rows: Scored) -> dict[str, Array]:

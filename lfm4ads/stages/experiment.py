@@ -1,234 +1,282 @@
-"""Run a stage in many variants and seeds, and compare them: an ablation from one YAML file.
+"""Run arms, scenarios, variants and seeds of a stage, and compare them: one YAML file.
 
-python -m launch.experiment configs/experiments/ablation_debug.yaml
+python -m launch.experiment configs/experiments/transfer_debug.yaml
 
 Each run is the stage's own program in a process of its own; a rerun goes on with what is missing.
 """
 
-import os
-import subprocess
+import json
+import re
 import sys
-import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from lfm4ads.analysis.words import interval, number, signed, text_table
+from lfm4ads.analysis.tables import variants_table
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import read_json, write_json, write_text
-from lfm4ads.core.log import log
+from lfm4ads.core.program import Program, run_beside, run_steps
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.version import git_commit
-from lfm4ads.metrics.seeds import student_interval
+from lfm4ads.metrics.variants import FigureConfig, compare_variants
 
 Json = dict[str, Any]
-_OF_A_JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.'-]*")
+_OURS = ("steps", "jobs", "figures")
+"""Folders of the experiment's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureConfig:
-    """One number a run is judged by: a mean of AUCs over days and scenarios.
+class StudyConfig:
+    """Runs of one stage."""
 
-    AUCs are weighted by their positives; a pooled one would reward knowing which scenario clicks
-    more.
-    """
-
-    task: str
-    split: str = "prequential"
-    scenarios: tuple[str, ...] = ()
-    """Scenario ids; empty: all."""
-    first_day: int = 0
-    """Days before it are left out."""
+    stage: Literal["pretrain", "transfer", "retrieve"] = "pretrain"
+    config: Path
+    """Config of the stage that every run starts from; of transfer and retrieve it has the arms."""
+    words: tuple[str, ...] = ()
+    """key=value words of every run."""
+    variants: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Name -> its own key=value words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment."""
+    """One experiment.
 
-    stage: Literal["pretrain"] = "pretrain"
-    config: Path
-    """Config of the stage that every variant changes."""
+    In words, {output} and {source} stand for those below, and in words of a study {seed} and
+    {scenario} for those of the run.
+    """
+
     output: Path
-    """Folder of the runs, ``<variant>/seed-<n>``, and of the report."""
-    words: tuple[str, ...] = ()
-    """key=value words of every run; {seed} stands for the seed."""
-    variants: dict[str, list[str]]
-    """Name -> its own key=value words."""
+    """Folder of the runs and of the report."""
+    source: str = ""
+    """Folder of the raw logs."""
+    steps: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """What runs once, in order, before the studies: name -> stage, config, key=value words."""
+    studies: dict[str, StudyConfig]
+    scenarios: tuple[str, ...] = ()
+    """A run of transfer and retrieve for each; empty: one of all that its config names."""
     baseline: str
-    """Variant the others are compared with, seed by seed."""
+    """Variant or arm the others are compared with, seed by seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    figures: dict[str, FigureConfig]
+    figures: dict[str, FigureConfig] = field(default_factory=dict[str, FigureConfig])
+    """What variants of pretrain are judged by."""
+    curves: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Name -> arms of transfer and retrieve in the order of the layer they read."""
+    report: tuple[str, ...] = ()
+    """key=value words of the report on arms, such as title= and oracle=."""
     ranks: int = 1
     """Processes of a run."""
     parallel: int = 1
     """Runs at the same time."""
 
     def __post_init__(self) -> None:
-        if self.baseline not in self.variants:
-            raise ValueError(f"baseline {self.baseline} is none of {', '.join(self.variants)}")
-        if not self.seeds or not self.figures:
-            raise ValueError("an experiment needs at least one seed and one figure")
+        if not (self.studies and self.seeds):
+            raise ValueError("an experiment needs at least one study and one seed")
         if self.ranks < 1 or self.parallel < 1:
             raise ValueError("ranks and parallel must be at least 1")
+        for name, words in self.steps.items():
+            if len(words) < 2:
+                raise ValueError(f"step {name} must be [stage, config, key=value...]")
+            _refuse(words, holes=("{seed}", "{scenario}"), why=f"step {name} runs once")
+        stages = {study.stage for study in self.studies.values()}
+        if "pretrain" in stages and len(stages) > 1:
+            raise ValueError(
+                "studies of pretrain are compared by figures, those of transfer and retrieve by"
+                " scenario; make two experiments of them"
+            )
+        self._check_names()
+        self._check_pretrain() if self.of_pretrain else self._check_arms()
+
+    @property
+    def of_pretrain(self) -> bool:
+        """Whether the studies are of pretrain; otherwise they are of transfer and retrieve."""
+        return all(study.stage == "pretrain" for study in self.studies.values())
+
+    def _check_names(self) -> None:
+        variants = [name for study in self.studies.values() for name in study.variants]
+        for name in (*self.steps, *self.studies, *variants):
+            if not _NAME.fullmatch(name) or name in _OURS:
+                raise ValueError(
+                    f"{name!r} cannot name a folder here; use letters, digits, _ . - and ', and"
+                    f" none of {', '.join(_OURS)}"
+                )
+        twice = [name for name in variants if variants.count(name) > 1]
+        if twice:
+            raise ValueError(f"two studies have a variant {twice[0]}; give each its own name")
+
+    def _check_pretrain(self) -> None:
+        if not self.figures:
+            raise ValueError("an experiment of pretrain needs at least one figure")
+        if self.scenarios or self.curves or self.report:
+            raise ValueError("scenarios, curves and report are for studies of transfer or retrieve")
+        variants = [name for study in self.studies.values() for name in study.variants]
+        if self.baseline not in variants:
+            raise ValueError(f"baseline {self.baseline} is none of {', '.join(variants)}")
+
+    def _check_arms(self) -> None:
+        if self.figures:
+            raise ValueError("figures are for studies of pretrain; arms are compared by scenario")
+        if not self.scenarios:
+            for name, study in self.studies.items():
+                words = (*study.words, *(word for own in study.variants.values() for word in own))
+                _refuse(words, holes=("{scenario}",), why=f"study {name} has no scenarios")
 
 
-@dataclass(frozen=True)
-class _Job:
-    variant: str
-    seed: int
-    folder: Path
-    command: tuple[str, ...]
-    words: str
-    """The command and the text of its config: what the result depends on."""
+def _refuse(words: Sequence[str], *, holes: Sequence[str], why: str) -> None:
+    for word in words:
+        for hole in holes:
+            if hole in word:
+                raise ValueError(f"{why}, so nothing stands for {hole} in {word}")
 
 
 def run(config: Config, ranks: Ranks) -> None:
-    """Run what is missing, write ``report.json`` and ``table.txt``, print the table."""
+    """Run what is missing, write ``report.json``, print the table."""
     if not ranks.is_first:
         return
-    jobs = [_job(config, variant, seed) for variant in config.variants for seed in config.seeds]
-    missing = [job for job in jobs if not _is_done(job)]
-    log.info("%d runs, %d of them to do, %d at a time", len(jobs), len(missing), config.parallel)
-    with ThreadPoolExecutor(config.parallel) as pool:
-        failed = [words for words in pool.map(_run_job, missing) if words]
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(missing)} runs failed: {'; '.join(failed)}; mend that and run"
-            " the same command, which goes on with what is missing"
-        )
-    reports = {(job.variant, job.seed): read_json(job.folder / "report.json") for job in jobs}
-    report = _compare(config, reports)
-    write_json(config.output / "report.json", report)
-    table = table_text(report)
-    write_text(config.output / "table.txt", f"{table}\n")
-    sys.stdout.write(f"{table}\n")
+    steps = [_step(config, name) for name in config.steps]
+    if config.of_pretrain:
+        variants = _pretrain_runs(config)
+        run_steps(steps)
+        run_beside(list(variants.values()), parallel=config.parallel)
+        _write_variants(config, variants)
+    else:
+        jobs = _arm_jobs(config)
+        run_steps(steps)
+        run_beside(jobs, parallel=config.parallel)
+        _report_arms(config, list(dict.fromkeys(job.output for job in jobs)))
 
 
-def _job(config: Config, variant: str, seed: int) -> _Job:
-    folder = config.output / variant / f"seed-{seed}"
-    words = [word.replace("{seed}", str(seed)) for word in config.words]
-    words += [*config.variants[variant], f"seed={seed}", f"output={folder}"]
-    start = ["-m", f"launch.{config.stage}"]
-    if config.ranks > 1:
-        start = ["-m", "launch.ranks", "--nproc-per-node", str(config.ranks), *start]
-    text = config.config.read_text(encoding="utf-8") if config.config.exists() else ""
-    told = f"{' '.join([*start, str(config.config), *words])}\n\n{text}"
-    command = (sys.executable, *start, str(config.config), *words)
-    return _Job(variant, seed, folder, command, told)
-
-
-def _is_done(job: _Job) -> bool:
-    """Whether the job's run is finished; refuse the run of another command or config."""
-    words = job.folder / "words.txt"
-    if words.exists() and words.read_text(encoding="utf-8") != job.words:
-        raise UserError(
-            f"{job.folder} holds a run of other words or another config; choose another output or"
-            " remove that folder"
-        )
-    return (job.folder / "report.json").exists()
-
-
-def _run_job(job: _Job) -> str:
-    """Run one job with its output in ``log.txt``; return what went wrong, or nothing."""
-    started = time.monotonic()
-    job.folder.mkdir(parents=True, exist_ok=True)
-    path = job.folder / "log.txt"
-    # Runs side by side share the cores: a thread each.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    for name in list(environment):
-        # A run is a job of its own, whatever job this process may be a rank of.
-        if name in _OF_A_JOB or name.startswith("TORCHELASTIC_"):
-            del environment[name]
-    write_text(job.folder / "words.txt", job.words)
-    with path.open("w", encoding="utf-8") as file:
-        code = subprocess.run(
-            job.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
-    name = f"{job.variant} seed {job.seed}"
-    if code:
-        last = path.read_text(encoding="utf-8").strip().splitlines()[-1:] or ["it said nothing"]
-        return f"{name} ({last[0].removeprefix('error: ')}, see {path})"
-    log.info("%s: done in %.0f s", name, time.monotonic() - started)
-    return ""
-
-
-def _compare(config: Config, reports: Mapping[tuple[str, int], Json]) -> Json:
-    rows: list[Json] = []
-    for name, figure in config.figures.items():
-        values = {key: _value(report, figure) for key, report in reports.items()}
-        for variant in config.variants:
-            own = [values[variant, seed] for seed in config.seeds]
-            gains = [values[variant, seed] - values[config.baseline, seed] for seed in config.seeds]
-            rows.append(
-                {
-                    "figure": name,
-                    "variant": variant,
-                    "values": own,
-                    "mean": asdict(student_interval(own)),
-                    "lift": None if variant == config.baseline else asdict(student_interval(gains)),
-                }
+def _fill(config: Config, words: Sequence[str], **values: object) -> tuple[str, ...]:
+    """Return the words with their holes filled."""
+    filled: list[str] = []
+    for word in words:
+        if "{source}" in word and not config.source:
+            raise UserError(
+                f"{word} needs the folder of the logs; pass DATA=<folder> to make experiment, or"
+                " source=<folder>"
             )
-    cost = {
-        variant: {
-            "num_parameters": reports[variant, config.seeds[0]]["num_parameters"],
-            "seconds": [reports[variant, seed]["seconds"] for seed in config.seeds],
-        }
-        for variant in config.variants
-    }
-    return {
+        own = word.replace("{source}", config.source).replace("{output}", str(config.output))
+        for name, value in values.items():
+            own = own.replace(f"{{{name}}}", str(value))
+        filled.append(own)
+    return tuple(filled)
+
+
+def _step(config: Config, name: str) -> Program:
+    stage, path, *words = _fill(config, config.steps[name])
+    folder = config.output / "steps"
+    return Program(
+        name=f"step {name}",
+        stage=stage,
+        config=Path(path),
+        words=tuple(words),
+        ranks=config.ranks,
+        kind="step",
+        mark=folder / f"{name}.txt",
+        log=folder / f"{name}.log",
+    )
+
+
+def _pretrain_runs(config: Config) -> dict[tuple[str, int], Program]:
+    """Return the run of every variant and seed, in ``<variant>/seed-<n>``."""
+    runs: dict[tuple[str, int], Program] = {}
+    for study in config.studies.values():
+        for variant, own in study.variants.items():
+            for seed in config.seeds:
+                folder = config.output / variant / f"seed-{seed}"
+                words = _fill(config, (*study.words, *own), seed=seed)
+                runs[variant, seed] = Program(
+                    name=f"{variant} seed {seed}",
+                    stage=study.stage,
+                    config=study.config,
+                    words=(*words, f"seed={seed}", f"output={folder}"),
+                    ranks=config.ranks,
+                    kind="run",
+                    mark=folder / "words.txt",
+                    log=folder / "log.txt",
+                    output=folder,
+                )
+    return runs
+
+
+def _arm_jobs(config: Config) -> list[Program]:
+    """Return a run of all arms for every study, variant, scenario and seed."""
+    return [
+        _arm_job(config, name, variant=variant, scenario=scenario, seed=seed)
+        for name, study in config.studies.items()
+        for variant in study.variants or ("",)
+        for scenario in config.scenarios or ("",)
+        for seed in config.seeds
+    ]
+
+
+def _arm_job(config: Config, name: str, *, variant: str, scenario: str, seed: int) -> Program:
+    study = config.studies[name]
+    places = [name, *filter(None, (variant, f"scenario={scenario}" if scenario else ""))]
+    output = config.output.joinpath(*places)
+    own = study.variants.get(variant, [])
+    words = _fill(config, (*study.words, *own), seed=seed, scenario=scenario)
+    chosen = (f"scenarios={json.dumps([scenario])}",) if scenario else ()
+    stem = "-".join((*places, f"seed-{seed}"))
+    return Program(
+        name=" ".join((*places, f"seed {seed}")),
+        stage=study.stage,
+        config=study.config,
+        words=(*words, *chosen, f"seeds=[{seed}]", f"output={output}"),
+        ranks=config.ranks,
+        kind="arms",
+        mark=config.output / "jobs" / f"{stem}.txt",
+        log=config.output / "jobs" / f"{stem}.log",
+        output=output,
+        seed=seed,
+    )
+
+
+def _write_variants(config: Config, runs: dict[tuple[str, int], Program]) -> None:
+    reports = {key: read_json(one.output / "report.json") for key, one in runs.items()}
+    report = {
         "schema_version": 1,
         "stage": "experiment",
         "commit": git_commit(),
         "config": config_yaml(config),
         "seeds": list(config.seeds),
-        "figures": rows,
-        "cost": cost,
+        **compare_variants(
+            reports, figures=config.figures, baseline=config.baseline, seeds=config.seeds
+        ),
     }
+    write_json(config.output / "report.json", report)
+    table = variants_table(report)
+    write_text(config.output / "table.txt", f"{table}\n")
+    sys.stdout.write(f"{table}\n")
 
 
-def _value(report: Json, figure: FigureConfig) -> float:
-    chosen = [
-        (row["auc"], row["positives"])
-        for row in report["metrics"]
-        if row["task"] == figure.task
-        and row["split"] == figure.split
-        and row["scenario"] != "all"
-        and (not figure.scenarios or row["scenario"] in figure.scenarios)
-        and row["day"] >= figure.first_day
-        and row["auc"] is not None
-    ]
-    if not chosen:
-        raise UserError(
-            f"the runs have no AUC of task {figure.task}, split {figure.split}, scenarios"
-            f" {', '.join(figure.scenarios) or 'all'}; mend figures"
-        )
-    aucs, positives = np.array(chosen, dtype=np.float64).T
-    return float(np.average(aucs, weights=positives))
-
-
-def table_text(report: Json) -> str:
-    """Return the comparison as a table; time is relative to the first variant's."""
-    header = ["figure", "variant", "AUC", "lift", "95 % interval", "in tables", "dense", "time"]
-    first = np.median(next(iter(report["cost"].values()))["seconds"])
-    rows: list[list[str]] = []
-    for row in report["figures"]:
-        cost = report["cost"][row["variant"]]
-        lift = row["lift"] or {"mean": None, "low": None, "high": None}
-        counts = [f"{cost['num_parameters'][name]:,}" for name in ("tables", "dense")]
-        rows.append(
-            [
-                row["figure"],
-                row["variant"],
-                number(row["mean"]["mean"]),
-                signed(lift["mean"]),
-                interval(lift["low"], lift["high"], sign=True),
-                *counts,
-                f"{np.median(cost['seconds']) / first:.2f}",
-            ]
-        )
-    return text_table(header, rows=rows, words=2)
+def _report_arms(config: Config, folders: Sequence[Path]) -> None:
+    """Let the stage report read the runs: it writes into the output; print what it says."""
+    told = {
+        "runs": [str(folder) for folder in folders],
+        "output": str(config.output),
+        "baseline": config.baseline,
+        "curves": config.curves,
+        "overwrite": True,
+    }
+    path = config.output / "report.yaml"
+    write_text(path, json.dumps(told, indent=1) + "\n")
+    log = config.output / "jobs" / "report.log"
+    report = Program(
+        name="the report",
+        stage="report",
+        config=path,
+        words=_fill(config, config.report),
+        kind="step",
+        mark=log.with_suffix(".txt"),
+        log=log,
+    )
+    failed = report.run()
+    if failed:
+        raise UserError(f"{failed} failed")
+    table = log.read_text(encoding="utf-8")
+    write_text(config.output / "table.txt", table)
+    sys.stdout.write(table)

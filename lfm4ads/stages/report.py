@@ -1,10 +1,10 @@
-"""Gathers finished runs of ``transfer`` into ``report.json``, pictures and one offline page."""
+"""Gathers finished runs of ``transfer`` and ``retrieve`` into figures, pictures and one page."""
 
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import lfm4ads
 from lfm4ads.analysis.curves import Curve, load_curves
 from lfm4ads.analysis.gallery import draw_results, draw_training, report_styles
 from lfm4ads.analysis.html import Extras, Source, render
-from lfm4ads.analysis.words import summary
+from lfm4ads.analysis.tables import arms_table
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.version import git_commit
-from lfm4ads.data.runs import ORACLE, Run, check_comparable, find_runs
+from lfm4ads.data.runs import ORACLE, Part, Run, all_parts, check_comparable, find_runs
 from lfm4ads.data.scored import Scored, Split, load_rows, oracle_logits
 from lfm4ads.metrics.comparison import (
     arm_figures,
@@ -30,8 +30,11 @@ from lfm4ads.metrics.comparison import (
     mean_figures,
     scenarios_of_mean,
 )
+from lfm4ads.metrics.lift_curves import lift_curves
 
 Json = dict[str, Any]
+MAX_SOURCES = 60
+"""Configs on the page; of more runs, one of each arm is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Config:
     """One report over any number of runs."""
 
     runs: tuple[Path, ...]
-    """Outputs of transfer, each with ``<arm>/seed-<n>`` folders."""
+    """Outputs of transfer and retrieve, each with ``<arm>/seed-<n>`` folders; an arm and seed may
+    be in several that were told different scenarios."""
     output: Path
     baseline: str = "vanilla"
     """Arm the others are compared with, seed by seed."""
@@ -50,6 +54,8 @@ class Config:
     title: str = "What transfer is worth"
     min_positives: int = 20
     """A scenario with fewer positives has too noisy an AUC to enter the mean over scenarios."""
+    curves: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Name -> arms in the order of the layer they read; each is drawn as a line over layers."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -69,7 +75,7 @@ def run(config: Config, ranks: Ranks) -> None:
     report = _report(config, runs=runs, splits=(valid, test), alone=replace(ranks, world=1))
     extras = _extras(config, runs=runs, report=report, rows=test)
     _write(config, report=report, extras=extras)
-    sys.stdout.write(f"{summary(report)}\n\n{config.output / 'report.html'}\n")
+    sys.stdout.write(f"{arms_table(report)}\n\n{config.output / 'report.html'}\n")
 
 
 def _check_output(config: Config) -> None:
@@ -102,32 +108,37 @@ def _report(
         for rows in splits
         for task in rows.tasks
     }
-    upstreams = [run.report["upstream"] for run in runs if run.report["upstream"] is not None]
+    first = runs[0].parts[0].report
+    upstreams = [part.report["upstream"] for part in all_parts(runs)]
+    gains = lifts(splits[1], baseline=config.baseline, min_positives=config.min_positives)
     return {
         "schema_version": 1,
         "stage": "report",
         "title": config.title,
         "baseline": config.baseline,
-        "dataset": runs[0].report["dataset"],
-        "upstream": upstreams[0] if upstreams else None,
+        "dataset": first["dataset"],
+        "upstream": next((version for version in upstreams if version is not None), None),
         "min_positives": config.min_positives,
         "arms": arms,
         "means": mean_figures(arms, entering=entering),
-        "lifts": lifts(splits[1], baseline=config.baseline, min_positives=config.min_positives),
+        "lifts": gains,
+        "curves": lift_curves(gains, curves=config.curves, baseline=config.baseline),
         "gap_closed": gaps_closed(
             splits[1], baseline=config.baseline, min_positives=config.min_positives
         ),
-        "runs": [_run_row(run) for run in runs],
+        "runs": [_run_row(run, part) for run in runs for part in run.parts],
         "versions": _versions(runs),
     }
 
 
-def _run_row(run: Run) -> Json:
+def _run_row(run: Run, part: Part) -> Json:
     """Return what a run cost; figures it did not record are None."""
-    cost = {name: run.report.get(name) for name in ("seconds", "rows_per_second", "num_parameters")}
+    report = part.report
+    cost = {name: report.get(name) for name in ("seconds", "rows_per_second", "num_parameters")}
     if isinstance(cost["num_parameters"], dict):  # by kind: tables, dense
-        cost["num_parameters"] = sum(run.report["num_parameters"].values())
-    return {"arm": run.arm, "seed": run.seed, "folder": str(run.folder), **cost}
+        cost["num_parameters"] = sum(report["num_parameters"].values())
+    place = {"arm": run.arm, "seed": run.seed, "scenarios": list(part.scenarios)}
+    return {**place, "folder": str(part.folder), **cost}
 
 
 def _versions(runs: Sequence[Run]) -> dict[str, str]:
@@ -139,9 +150,9 @@ def _versions(runs: Sequence[Run]) -> dict[str, str]:
         "matplotlib": mpl.__version__,
     }
     theirs: dict[str, set[str]] = {}
-    for run in runs:
-        recorded: dict[str, str] = run.report.get("versions", {})
-        for name, version in (recorded | {"commit": run.report.get("commit", "unknown")}).items():
+    for part in all_parts(runs):
+        recorded: dict[str, str] = part.report.get("versions", {})
+        for name, version in (recorded | {"commit": part.report.get("commit", "unknown")}).items():
             theirs.setdefault(f"{name} of the runs", set()).add(version or "unknown")
     return ours | {name: ", ".join(sorted(versions)) for name, versions in theirs.items()}
 
@@ -150,23 +161,30 @@ def _extras(config: Config, *, runs: Sequence[Run], report: Json, rows: Scored) 
     styles = report_styles(report)
     training = draw_training(_curves(runs), section="training", styles=styles)
     pretrain = draw_training(_pretrain_curves(config), section="pretrain", styles={})
+    sources = _sources(runs)
+    left = sum(len(run.parts) for run in runs) - len(sources)
+    more = "Configs are those of one run an arm; the others differ in seed and scenario alone."
     return Extras(
         pictures=[*draw_results(report, rows=rows), *training.pictures, *pretrain.pictures],
-        sources=[_source(run) for run in runs],
+        sources=sources,
         command=f"python -m launch.report {_quoted(config.output / 'config.yaml')} overwrite=true",
-        notes={"training": training.note, "pretrain": pretrain.note},
+        notes={
+            "training": training.note,
+            "pretrain": pretrain.note,
+            "sources": more if left else "",
+        },
         has_pretrain=config.pretrain is not None,
     )
 
 
 def _curves(runs: Sequence[Run]) -> list[Curve]:
     """Read what the runs logged; a run that logged nothing has no curve."""
-    logs = [(run, run.folder / "metrics.jsonl") for run in runs]
+    logs = [(run, part) for run in runs for part in run.parts]
     return [
         curve
-        for run, path in logs
-        if path.is_file()
-        for curve in load_curves(path, run=run.name, arm=run.arm)
+        for run, part in logs
+        if (part.folder / "metrics.jsonl").is_file()
+        for curve in load_curves(part.folder / "metrics.jsonl", run=part.name, arm=run.arm)
     ]
 
 
@@ -181,16 +199,26 @@ def _pretrain_curves(config: Config) -> list[Curve]:
     return load_curves(path, run="pretrain", arm="pretrain")
 
 
-def _source(run: Run) -> Source:
-    path = run.folder / "config.yaml"
+def _sources(runs: Sequence[Run]) -> list[Source]:
+    """Return the source of every run folder, or of many the first of each arm."""
+    parts = list(all_parts(runs))
+    if len(parts) > MAX_SOURCES:
+        firsts = {run.arm: run.parts[0] for run in reversed(runs)}
+        parts = [firsts[arm] for arm in dict.fromkeys(run.arm for run in runs)]
+    return [_source(part) for part in parts]
+
+
+def _source(part: Part) -> Source:
+    stage = part.report.get("stage", "transfer")
+    path = part.folder / "config.yaml"
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist, so {run.name} cannot be made again; rerun transfer for it"
+            f"{path} does not exist, so {part.name} cannot be made again; rerun {stage} for it"
         )
-    command = f"python -m launch.transfer {_quoted(path)} output=out/again"
-    if "command" in run.report:
-        command += f"\n# it was run as: {run.report['command']}"
-    return Source(title=run.name, command=command, config=path.read_text(encoding="utf-8"))
+    command = f"python -m launch.{stage} {_quoted(path)} output=out/again"
+    if "command" in part.report:
+        command += f"\n# it was run as: {part.report['command']}"
+    return Source(title=part.name, command=command, config=path.read_text(encoding="utf-8"))
 
 
 def _quoted(path: Path) -> str:

@@ -7,7 +7,8 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.stages.experiment import Config, FigureConfig, run
+from lfm4ads.metrics.variants import FigureConfig
+from lfm4ads.stages.experiment import Config, StudyConfig, run
 from tests.pipeline.jobs import ROOT
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -16,10 +17,14 @@ ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 @pytest.fixture
 def config(data, tmp_path):
     return Config(
-        config=ROOT / "configs" / "pretrain" / "debug.yaml",
         output=tmp_path / "out",
-        words=(f"data={data}", "days.last=20260103", "model.dropout=0.{seed}"),
-        variants={"plain": [], "wide": ["model.tower.rep_dim=24"]},
+        studies={
+            "width": StudyConfig(
+                config=ROOT / "configs" / "pretrain" / "debug.yaml",
+                words=(f"data={data}", "days.last=20260103", "model.dropout=0.{seed}"),
+                variants={"plain": [], "wide": ["model.tower.rep_dim=24"]},
+            )
+        },
         baseline="plain",
         seeds=(1,),
         parallel=2,
@@ -30,7 +35,7 @@ def config(data, tmp_path):
 def test_runs_are_those_of_the_stage_and_are_not_repeated(config, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     run(config, ALONE)
-    folders = [config.output / name / "seed-1" for name in config.variants]
+    folders = [config.output / name / "seed-1" for name in ("plain", "wide")]
     written = [(folder / "config.yaml").read_text() for folder in folders]
     assert ["dropout: 0.1" in text and "seed: 1" in text for text in written] == [True, True]
     assert ["rep_dim: 24" in text for text in written] == [False, True]
@@ -46,7 +51,8 @@ def test_runs_are_those_of_the_stage_and_are_not_repeated(config, monkeypatch, c
 
 def test_a_run_that_fails_is_told_with_its_own_sentence(config, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config.variants["wide"].append("model.tower.rep_dim=-1")
-    config.variants.pop("plain")
+    variants = config.studies["width"].variants
+    variants["wide"].append("model.tower.rep_dim=-1")
+    variants.pop("plain")
     with pytest.raises(UserError, match=r"1 of 1 runs failed: wide seed 1 \(.*rep_dim.*log\.txt\)"):
         run(config, ALONE)

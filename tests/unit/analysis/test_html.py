@@ -23,7 +23,7 @@ def figure(arm, scenario, split="test"):
 
 @pytest.fixture
 def report():
-    run = {"arm": "vanilla", "seed": 0, "folder": "f", "seconds": None}
+    run = {"arm": "vanilla", "seed": 0, "folder": "f", "seconds": None, "scenarios": []}
     cells = [(arm, scenario) for arm in ("vanilla", "<sum>") for scenario in ("mean", "all", "0")]
     return {
         "title": "A & B <script>",
@@ -35,6 +35,7 @@ def report():
         "means": [figure(*cell) for cell in cells],
         "lifts": [lift("<sum>", scenario, 0.1) for scenario in ("mean", "all", "0")],
         "gap_closed": [],
+        "curves": [],
         "runs": [run | {"rows_per_second": 1.0, "num_parameters": 10}],
         "versions": {"Python": "3"},
     }

@@ -1,4 +1,4 @@
-from lfm4ads.analysis.words import headline, summary, why_undefined
+from lfm4ads.analysis.words import headline, why_undefined
 
 LIFT = {
     "arm": "adapter",
@@ -43,32 +43,3 @@ def test_every_dash_has_its_reason():
     mean = row | {"scenario": "mean"}
     assert why_undefined(mean, field="log_loss") == "not defined for a mean over scenarios"
     assert why_undefined({"seconds": None}, field="seconds") == "the run did not record it"
-
-
-def test_terminal_table_is_aligned_and_puts_the_mean_first():
-    def mean(arm, scenario, auc, split="test"):
-        place = {"arm": arm, "task": "click", "scenario": scenario, "split": split}
-        return place | {"auc": auc, "num_seeds": 3, "rows": 1_234_567, "positives": 89}
-
-    arms = [("vanilla", 0.6), ("a-long-arm", None)]
-    report = {
-        "means": [mean(arm, where, auc) for where in ("all", "mean", "0") for arm, auc in arms]
-        + [mean("vanilla", "all", 0.1, split="valid")],
-        "lifts": [LIFT | {"arm": "a-long-arm", "task": "click"}],
-        "gap_closed": [],
-    }
-    lines = summary(report).splitlines()
-    assert len(lines) == 2 + 4 + 2
-    assert [line.split()[2] for line in lines[2:6]] == ["mean", "mean", "all", "all"]
-    assert len({len(line) for line in lines[1:6]}) == 1
-    assert lines[3].split()[3:] == [
-        "\N{EN DASH}",
-        "+0.0310",
-        "[+0.0240,",
-        "+0.0380]",
-        "3",
-        "1,234,567",
-        "89",
-    ]
-    assert "0.1000" not in "".join(lines)
-    assert "pooled AUC is inflated" in lines[-1]

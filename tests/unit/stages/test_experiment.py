@@ -8,7 +8,8 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.stages.experiment import Config, FigureConfig, run
+from lfm4ads.metrics.variants import FigureConfig
+from lfm4ads.stages.experiment import Config, StudyConfig, run
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 AUCS = {("plain", 0): 0.6, ("plain", 1): 0.62, ("better", 0): 0.64, ("better", 1): 0.68}
@@ -42,9 +43,12 @@ def config(tmp_path):
         }
         (folder / "report.json").write_text(json.dumps(report))
     return Config(
-        config=tmp_path / "none.yaml",
         output=tmp_path / "out",
-        variants={"plain": [], "better": ["seed=1"]},
+        studies={
+            "ablation": StudyConfig(
+                config=tmp_path / "none.yaml", variants={"plain": [], "better": ["seed=1"]}
+            )
+        },
         baseline="plain",
         seeds=(0, 1),
         figures={"late": FigureConfig(task="click", first_day=2)},
@@ -64,7 +68,7 @@ def test_a_figure_is_the_mean_of_chosen_rows_by_positives(config, capsys):
     table = capsys.readouterr().out
     assert table == (config.output / "table.txt").read_text()
     line = next(line for line in table.splitlines() if "better" in line)
-    assert "0.6850  +0.0500" in line
+    assert "0.6850 +0.0500 [-0.0771, +0.1771]" in line
     assert line.endswith("2.00")
 
 
@@ -92,8 +96,8 @@ def test_runs_of_other_words_are_not_taken_for_these(config):
     ("words", "sentence"),
     [
         ({"baseline": "worse"}, "baseline worse is none of plain, better"),
-        ({"seeds": ()}, "at least one seed and one figure"),
-        ({"figures": {}}, "at least one seed and one figure"),
+        ({"seeds": ()}, "at least one study and one seed"),
+        ({"figures": {}}, "pretrain needs at least one figure"),
         ({"parallel": 0}, "ranks and parallel must be at least 1"),
     ],
 )
