@@ -166,8 +166,6 @@ def read_weights(sample_weight: Any, X: Any) -> Floats:
             f"a sample_weight is {weight_N.min():g}; Negative weights are not supported, give"
             " zero or more"
         )
-    if not weight_N.any():
-        raise UserError("sample_weight is zero everywhere; give some rows a positive weight")
     return weight_N
 
 
