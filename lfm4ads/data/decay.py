@@ -172,18 +172,27 @@ def merge(a: State, b: State, *, half_life: float | None) -> State:
         kept = _decay(time[rows], part.time, half_life=half_life)
         weight[rows] += kept * part.weight
         events[rows] += part.events
-        _add_rows(total, part.sum, rows=rows, kept=kept)
+        _add_rows(total, part.sum, rows=rows, kept=kept, fresh=part is a)
     return State(keys=keys, sum=total, weight=weight, time=time, events=events)
 
 
-def _add_rows(total: Float64s, part: Float64s, *, rows: Int64s, kept: Float64s) -> None:
-    """Add decayed rows in place, so many at a time that what is in between stays in cache."""
+def _add_rows(
+    total: Float64s, part: Float64s, *, rows: Int64s, kept: Float64s, fresh: bool
+) -> None:
+    """Add decayed rows in place, so many at a time that what is in between stays in cache.
+
+    ``fresh`` rows are zero so far: they need not be read.
+    """
     if part.shape[1] == 0:
         return
     step = max(1, MERGE_NUMBERS // part.shape[1])
     for low in range(0, len(part), step):
         some = slice(low, low + step)
-        total[rows[some]] += kept[some, None] * part[some]
+        decayed = kept[some, None] * part[some]
+        if fresh:
+            total[rows[some]] = decayed
+        else:
+            total[rows[some]] += decayed
 
 
 def union(a: Int64s, b: Int64s) -> Int64s:

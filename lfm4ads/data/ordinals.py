@@ -98,7 +98,7 @@ def _count(columns: dict[str, Array], tally: Tally) -> Int64s:
     result = np.zeros_like(marks)
     if len(keys) == 0:
         return result
-    order = np.lexsort((columns["row_id"], columns["time"], group, keys))
+    order = _order(columns)
     keys, group, marks = keys[order], group[order], marks[order]
     first = np.r_[True, (keys[1:] != keys[:-1]) | (group[1:] != group[:-1])]
     starts, segment = np.flatnonzero(first), np.cumsum(first) - 1
@@ -114,3 +114,13 @@ def _count(columns: dict[str, Array], tally: Tally) -> Int64s:
     np.add.at(counts, (rows, places), totals)
     tally.add(known, counts.reshape(len(known), -1))
     return result
+
+
+def _order(columns: dict[str, Array]) -> Int64s:
+    """Return the rows by key, group, time and row id; days mostly lie in order of time already."""
+    time, row_id, group = (columns[name] for name in ("time", "row_id", "group"))
+    ahead = (time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (row_id[1:] >= row_id[:-1]))
+    order = np.arange(len(time)) if ahead.all() else np.lexsort((row_id, time))
+    if (group != group[0]).any():
+        order = order[np.argsort(group[order], kind="stable")]
+    return order[np.argsort(columns["keys"][order], kind="stable")]
