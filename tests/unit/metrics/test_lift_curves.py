@@ -1,0 +1,52 @@
+import pytest
+
+from lfm4ads.core.errors import UserError
+from lfm4ads.metrics.lift_curves import differing_parts, lift_curves
+
+
+def lift(arm, scenario, value):
+    ends = {"low": value - 0.1, "high": value + 0.1}
+    return {"arm": arm, "task": "click", "scenario": scenario, "delta_auc": value, **ends}
+
+
+LIFTS = [lift(f"gate_{layer}", name, layer / 10) for layer in (0, 1, 2) for name in ("mean", "4")]
+
+
+def test_points_are_the_lifts_in_the_order_of_the_curve():
+    rows = lift_curves(
+        LIFTS, curves={"gate": ["gate_2", "gate_0"], "with": ["base", "gate_1"]}, baseline="base"
+    )
+    assert [(row["curve"], row["scenario"]) for row in rows] == [
+        ("gate", "mean"),
+        ("with", "mean"),
+        ("gate", "4"),
+        ("with", "4"),
+    ]
+    assert rows[2]["points"] == [
+        {"arm": "gate_2", "label": "2", "delta_auc": 0.2, "low": 0.1, "high": pytest.approx(0.3)},
+        {"arm": "gate_0", "label": "0", "delta_auc": 0.0, "low": -0.1, "high": 0.1},
+    ]
+    base = {"arm": "base", "label": "base", "delta_auc": 0.0, "low": None, "high": None}
+    assert rows[1]["points"][0] == base
+
+
+def test_unknown_arms_and_empty_curves_are_refused():
+    with pytest.raises(UserError, match=r"curve gate names gate_7, .* \(base, gate_0, gate_1, gat"):
+        lift_curves(LIFTS, curves={"gate": ["gate_7"]}, baseline="base")
+    with pytest.raises(UserError, match="curve gate names no arm"):
+        lift_curves(LIFTS, curves={"gate": []}, baseline="base")
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["gate_towers", "gate_cross_1", "gate_top_1"], ["towers", "cross 1", "top 1"]),
+        (["cr_0_gate", "cr_1_gate"], ["0", "1"]),
+        (["gate", "gate_deep"], ["gate", "gate deep"]),
+        (["cr_1", "cr_1"], ["cr 1", "cr 1"]),
+        (["alone_1"], ["alone 1"]),
+        (["a_1_b", "a_1_1_b"], ["1", "1 1"]),
+    ],
+)
+def test_labels_are_what_differs(names, parts):
+    assert differing_parts(names) == parts
