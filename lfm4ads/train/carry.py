@@ -71,8 +71,8 @@ def write_carried(
     header = Header(
         upstream=folding.upstream.lineage.version,
         as_of=config.as_of,
-        checkpoint_day=config.as_of,
-        trained_through=config.as_of,
+        checkpoint_day=folding.upstream.fresh(config.as_of),
+        trained_through=folding.upstream.fresh(config.as_of),
         representations=specs,
         first_day=old.manifest.header.first_day,
         window_days=old.manifest.header.window_days,
