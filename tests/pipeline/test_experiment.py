@@ -1,15 +1,18 @@
 """An experiment runs variants as programs, goes on with what is missing, says what failed."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.metrics.variants import FigureConfig
 from lfm4ads.stages.experiment import Config, StudyConfig, run
-from tests.pipeline.jobs import ROOT
+from tests.pipeline.jobs import ROOT, SECONDS
+from tests.pipeline.read import predictions
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
@@ -56,3 +59,81 @@ def test_a_run_that_fails_is_told_with_its_own_sentence(config, monkeypatch):
     variants.pop("plain")
     with pytest.raises(UserError, match=r"1 of 1 runs failed: wide seed 1 \(.*rep_dim.*log\.txt\)"):
         run(config, ALONE)
+
+
+SCENARIOS = ("moments", "channels")
+
+
+@pytest.fixture(scope="module")
+def arms(story, tmp_path_factory):
+    """Two arms in two scenarios beside a retriever, run once."""
+    config = ROOT / "configs" / "transfer" / "debug.yaml"
+    path = tmp_path_factory.mktemp("arms") / "two.yaml"
+    path.write_text(f"{config.read_text()}\narms: {{vanilla: {{}}, sum: {{concat: [user.ur]}}}}\n")
+    inputs = {"data": story.data, "reps": story.reps}
+    features = [f"input.{name}={folder}" for name, folder in inputs.items()]
+    return Config(
+        output=path.parent / "out",
+        studies={
+            "features": StudyConfig(
+                stage="transfer",
+                config=path,
+                words=(*features, f"input.pretrain={story.pretrain}", "fit.max_epochs=1"),
+            ),
+            "retrieval": StudyConfig(
+                stage="retrieve",
+                config=ROOT / "configs" / "retrieve" / "debug.yaml",
+                words=(*features, "fit.max_epochs=1", "lists={ks: [5], write: false}"),
+            ),
+        },
+        scenarios=SCENARIOS,
+        baseline="vanilla",
+        seeds=(0,),
+        curves={"reads": ["vanilla", "sum"]},
+        parallel=2,
+    )
+
+
+@pytest.mark.multiproc
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_arms_of_two_stages_are_run_joined_and_gone_on_with(arms, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    run(arms, ALONE)
+    report = json.loads((arms.output / "report.json").read_text())
+    told = {row["arm"]: set() for row in report["runs"]}
+    for row in report["runs"]:
+        told[row["arm"]] |= set(row["scenarios"])
+    names = {"vanilla", "sum", "ir_ur", "ir_ur_cr", "retriever"}
+    assert told == {name: set(SCENARIOS) for name in names}
+    for row in report["arms"]:
+        if row["split"] == "test" and row["scenario"] != "all":
+            scenario = SCENARIOS[int(row["scenario"]) - 2]
+            study = "features" if row["arm"] in ("vanilla", "sum") else "retrieval"
+            folder = arms.output / study / f"scenario={scenario}" / row["arm"] / "seed-0"
+            table = predictions(folder, "test")
+            auc = roc_auc_score(table["label_click"].to_numpy(), table["logit_click"].to_numpy())
+            assert row["auc"] == pytest.approx(auc, abs=1e-9)
+    lifts = {(row["arm"], row["scenario"]): row["delta_auc"] for row in report["lifts"]}
+    for row in report["curves"]:
+        assert row["points"][1]["delta_auc"] == lifts["sum", row["scenario"]]
+    assert capsys.readouterr().out == (arms.output / "table.txt").read_text()
+
+    runs = sorted(arms.output.glob("*/scenario=*/*/seed-0/report.json"))
+    times = {path: path.stat().st_mtime_ns for path in runs}
+    lost = arms.output / "features" / "scenario=channels" / "sum" / "seed-0"
+    shutil.rmtree(lost)
+    two = arms.studies["features"].config
+    two.write_text(two.read_text().replace("vanilla: {}", "vanilla: {}, gate: {gate: [user.ur]}"))
+    run(arms, ALONE)
+    again = sorted(arms.output.glob("*/scenario=*/*/seed-0/report.json"))
+    made = {path for path in again if times.get(path) != path.stat().st_mtime_ns}
+    features = arms.output / "features"
+    gates = {features / f"scenario={name}" / "gate" / "seed-0" for name in SCENARIOS}
+    assert {path.parent for path in made} == {lost, *gates}
+
+    two.write_text(two.read_text().replace("lanes: 4", "lanes: 2"))
+    with pytest.raises(
+        UserError, match=r"2 of 2 runs failed: .*vanilla.* already holds a finished"
+    ):
+        run(arms, ALONE)

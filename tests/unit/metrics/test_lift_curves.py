@@ -45,7 +45,6 @@ def test_unknown_arms_and_empty_curves_are_refused():
         (["gate", "gate_deep"], ["gate", "gate deep"]),
         (["cr_1", "cr_1"], ["cr 1", "cr 1"]),
         (["alone_1"], ["alone 1"]),
-        (["a_1_b", "a_1_1_b"], ["1", "1 1"]),
     ],
 )
 def test_labels_are_what_differs(names, parts):

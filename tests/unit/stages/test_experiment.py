@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.metrics.variants import FigureConfig
+from lfm4ads.stages import experiment
 from lfm4ads.stages.experiment import Config, StudyConfig, run
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -104,3 +106,98 @@ def test_runs_of_other_words_are_not_taken_for_these(config):
 def test_impossible_experiments_are_refused(config, words, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(config, **words)
+
+
+def test_a_row_of_the_table_is_a_variant_and_a_column_a_figure(config, capsys):
+    figures = {"late_days": FigureConfig(task="click", first_day=2), **config.figures}
+    run(replace(config, figures=figures), ALONE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["variant", "late", "days", "late", "in", "tables", "dense", "time"]
+    assert [line.split()[0] for line in lines[2:]] == ["plain", "better"]
+    assert lines[3].count("0.6850 +0.0500 [-0.0771, +0.1771]") == 2
+
+
+@pytest.fixture
+def arms(tmp_path):
+    """An experiment of arms."""
+    study = StudyConfig(stage="transfer", config=tmp_path / "arms.yaml", words=("data={output}/d",))
+    return Config(
+        output=tmp_path / "out",
+        steps={"prepare": ["prepare", "data.yaml", "source={source}", "output={output}/d"]},
+        studies={"features": study},
+        scenarios=("a", "02"),
+        baseline="plain",
+        seeds=(0, 1),
+    )
+
+
+def test_a_step_without_its_source_is_one_sentence(arms):
+    with pytest.raises(
+        UserError, match=r"^source={source} needs .*; pass DATA=<folder> to make ex"
+    ):
+        run(arms, ALONE)
+    assert not arms.output.exists()
+
+
+def test_programs_of_arms_are_a_scenario_and_seed_each(arms, monkeypatch):
+    seen = []
+
+    def keep(programs, *, parallel=0):
+        seen.append(programs)
+
+    def stop(config, folders):
+        seen.append(folders)
+
+    monkeypatch.setattr(experiment, "run_steps", keep)
+    monkeypatch.setattr(experiment, "run_beside", keep)
+    monkeypatch.setattr(experiment, "_report_arms", stop)
+    run(replace(arms, source="logs", ranks=2), ALONE)
+    (prepare,), jobs, folders = seen
+    out = arms.output
+    assert prepare.arguments == (
+        *("-m", "launch.prepare", "data.yaml"),
+        *("source=logs", f"output={out}/d"),
+    )
+    assert prepare.mark == out / "steps" / "prepare.txt"
+    assert folders == [out / "features" / "scenario=a", out / "features" / "scenario=02"]
+    assert [job.arguments[6:] for job in jobs] == [
+        (f"data={out}/d", f'scenarios=["{name}"]', f"seeds=[{seed}]", f"output={folder}")
+        for name, folder in zip(("a", "02"), folders, strict=True)
+        for seed in (0, 1)
+    ]
+    assert jobs[0].mark == out / "jobs" / "features-scenario=a-seed-0.txt"
+
+
+def study(stage="transfer", **words):
+    return StudyConfig(stage=stage, config=Path("x.yaml"), **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"studies": {"a": study(), "b": study("pretrain")}}, "make two experiments of them"),
+        ({"figures": {"f": FigureConfig(task="click")}}, "figures are for studies of pretrain"),
+        ({"steps": {"a": ["prepare"]}}, r"step a must be \[stage, config, key=value...\]"),
+        (
+            {"steps": {"a": ["x", "y", "z={seed}"]}},
+            "step a runs once, so nothing stands for {seed}",
+        ),
+        ({"scenarios": (), "studies": {"s": study(words=("a={scenario}",))}}, "s has no scenarios"),
+        ({"studies": {"jobs": study()}}, "'jobs' cannot name a folder here"),
+        (
+            {"studies": {"a": study(variants={"v": []}), "b": study(variants={"v": []})}},
+            "two studies have a variant v",
+        ),
+        ({"studies": {}}, "at least one study and one seed"),
+    ],
+)
+def test_impossible_experiments_of_arms_are_refused(arms, words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(arms, **words)
+
+
+def test_scenarios_and_curves_are_not_for_pretrain(config):
+    with pytest.raises(
+        ValueError, match="scenarios, curves and report are for studies of transfer"
+    ):
+        replace(config, scenarios=("0",))
