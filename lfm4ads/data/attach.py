@@ -1,7 +1,7 @@
 """Frozen representations joined to batches by key, each day with those of a day before it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,11 @@ class Reps:
             return open_snapshot(self.root, version=self.version, as_of=self.as_of)
         return snapshot_before(self.root, version=self.version, day=day)
 
+    def every(self, day: int) -> tuple[str, ...]:
+        """Return the names of all representations that samples of ``day`` may read."""
+        header = self.before(day).manifest.header
+        return tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
+
     def dims(self, day: int) -> dict[str, int]:
         """Return the width of every named representation, or say which one the snapshot lacks."""
         specs = {
@@ -98,22 +103,55 @@ class Reps:
 
 def all_representations(root: Path, *, version: str, day: int) -> tuple[str, ...]:
     """Return the names of every representation that samples of ``day`` may read."""
-    header = snapshot_before(root, version=version, day=day).manifest.header
-    return tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
+    return Reps(root, version, ()).every(day)
+
+
+class KeptTables:
+    """Vectors that readers of the same rows share: arms, training and scoring, later epochs."""
+
+    def __init__(self, *, limit_bytes: int = _KEEP_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._days: dict[int, dict[RepSide, RepsTable]] = {}
+
+    def tables(
+        self, day: int, reps: Reps, keys: Callable[[], Mapping[RepSide, Int64s]]
+    ) -> dict[RepSide, RepsTable]:
+        """Return what samples of ``day`` read; from disk only what is not here already.
+
+        A day is kept while all that is kept fits into the limit.
+        """
+        tables = dict(self._days.get(day, {}))
+        missing = tuple(
+            f"{side}.{name}"
+            for side in SIDES
+            for name in reps.of_side(side)
+            if side not in tables or name not in tables[side].values
+        )
+        if missing:
+            for side, table in replace(reps, names=missing).tables(day, keys()).items():
+                tables[side] = tables[side].beside(table) if side in tables else table
+        others = (kept for other, kept in self._days.items() if other != day)
+        size = sum(table.num_bytes for kept in (*others, tables) for table in kept.values())
+        if size <= self._limit_bytes:
+            self._days[day] = tables
+        return {side: tables[side].only(reps.of_side(side)) for side in SIDES if reps.of_side(side)}
 
 
 class RepsReader:
     """Reads days like ``Reader`` and puts the day's representations on every batch.
 
-    Only vectors of keys that occur in this rank's rows of the day are held in memory; those of
-    earlier days stay for the next epoch while all of them fit into ``_KEEP_BYTES``.
+    Only vectors of keys that occur in this rank's rows of the day are held in memory, and of days
+    what ``kept`` keeps.
     """
 
-    def __init__(self, reader: Reader, reps: Reps | None, *, ranks: Ranks) -> None:
+    def __init__(
+        self, reader: Reader, reps: Reps | None, *, ranks: Ranks, kept: KeptTables | None = None
+    ) -> None:
+        """``kept`` may be shared by readers of the same rows, upstream and reference day."""
         self._reader = reader
         self._reps = reps
         self._ranks = ranks
-        self._kept: dict[int, dict[RepSide, RepsTable]] = {}
+        self._kept = kept or KeptTables()
 
     def num_steps(self, day: int) -> int:
         """Return the number of global steps of a day."""
@@ -140,15 +178,14 @@ class RepsReader:
             yield batch
 
     def _tables(self, day: int, reps: Reps) -> dict[RepSide, RepsTable]:
-        tables = dict(self._kept.get(day, {}))
+        tables: dict[RepSide, RepsTable] = {}
         with self._ranks.together():
-            if not tables:
-                users, items = self._reader.keys(day)
-                tables |= reps.tables(day, {"user": users, "item": items})
-        kept = [*self._kept.values(), tables]
-        if sum(table.num_bytes for some in kept for table in some.values()) <= _KEEP_BYTES:
-            self._kept[day] = tables
+            tables |= self._kept.tables(day, reps, lambda: self._keys(day))
         return tables
+
+    def _keys(self, day: int) -> dict[RepSide, Int64s]:
+        users, items = self._reader.keys(day)
+        return {"user": users, "item": items}
 
 
 def _refuse_future(found: Lookup, batch: Batch, *, side: RepSide, reps: Reps) -> None:

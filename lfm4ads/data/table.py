@@ -1,6 +1,7 @@
 """Representations of a day's active keys in memory, for lookups per batch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,20 @@ class RepsTable:
     def num_bytes(self) -> int:
         """Memory of the vectors."""
         return sum(matrix.nbytes for matrix in self.values.values())
+
+    def only(self, names: Sequence[str]) -> "RepsTable":
+        """Return the table of some representations, sharing its memory."""
+        return replace(
+            self,
+            values={name: self.values[name] for name in names},
+            present={name: self.present[name] for name in names},
+        )
+
+    def beside(self, other: "RepsTable") -> "RepsTable":
+        """Return the representations of both tables, which are of the same keys and snapshot."""
+        return replace(
+            self, values=self.values | other.values, present=self.present | other.present
+        )
 
     def lookup(self, keys: Int64s) -> Lookup:
         """Return what the table has for keys (N,), in any order, repeated or not."""

@@ -41,7 +41,8 @@ class Config:
     first_as_of: int = 0
     """First day that gets a snapshot; 0: the first day the base's checkpoint may be used for."""
     last_as_of: int = 0
-    """Last day that gets one; 0: the day of the newest checkpoint."""
+    """Last day that gets one; 0: the day of the newest checkpoint. Later days are folded with that
+    checkpoint: an upstream that is not trained every day."""
     layers: tuple[str, ...] = ()
     """Layers of the mix tower that are folded into CR; none: the penultimate, the last MLP layer.
 
@@ -149,15 +150,7 @@ def _wanted_days(config: Config, dataset: Dataset, upstream: Lineage) -> list[in
             f" {upstream.seen_through}: a leak; use that day or a later one",
             everywhere=True,
         )
-    wanted = dataset.between(first, last)
-    missing = [day for day in wanted if day not in upstream.days]
-    if missing:
-        raise UserError(
-            f"{config.pretrain} has no checkpoint of day {missing[0]}; it has"
-            f" {min(upstream.days)} to {max(upstream.days)}",
-            everywhere=True,
-        )
-    return wanted
+    return dataset.between(first, last)
 
 
 def _resume(config: Config, folding: Folding, wanted: list[int]) -> Snapshot | None:
@@ -231,8 +224,8 @@ def _header(
     return Header(
         upstream=folding.upstream.lineage.version,
         as_of=day,
-        checkpoint_day=day,
-        trained_through=day,
+        checkpoint_day=folding.upstream.fresh(day),
+        trained_through=folding.upstream.fresh(day),
         representations=folding.slots.specs(),
         first_day=before.first_day if before else first,
         window_days=before.window_days if before else config.window_days,

@@ -16,7 +16,7 @@ from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
-from lfm4ads.data.attach import resolve_version
+from lfm4ads.data.attach import Reps, resolve_version
 from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import ReaderConfig
 from lfm4ads.model.retrieval import ITEM, RetrievalConfig, RetrievalLoss
@@ -45,6 +45,9 @@ class InputConfig:
     """Root of the representations that dump wrote."""
     upstream: str = ""
     """Version of the representations; empty when there is only one."""
+    as_of: int = 0
+    """Snapshot that samples of every day read; 0: each day the newest before it. One for all days
+    tells training samples of their future, as the public code of LFM4Ads does: for comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
     dataset = open_dataset(config.input.data, ranks)
     days = config.split.days(dataset)
     _check_task(config, dataset)
-    version, queries = _resolve(config, ranks)
+    reps, queries = _resolve(config, ranks)
     sources = read_sources(
         SourcesConfig(
             domain=config.domain,
@@ -137,8 +140,7 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
         ),
         dataset=dataset,
         days=days,
-        reps=config.input.reps,
-        version=version,
+        reps=reps,
         ranks=ranks,
     )
     return _Setting(config, ranks, sources, queries, days, StopSignal())
@@ -154,23 +156,23 @@ def _check_task(config: Config, dataset: Dataset) -> None:
         )
 
 
-def _resolve(config: Config, ranks: Ranks) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return the upstream version and what each arm's patterns name, checked on every rank."""
-    versions: list[str] = []
+def _resolve(config: Config, ranks: Ranks) -> tuple[Reps, dict[str, tuple[str, ...]]]:
+    """Return where representations are and what each arm's patterns name; checked on every rank."""
+    found: list[Reps] = []
     queries: dict[str, tuple[str, ...]] = {}
     with ranks.together():
-        versions.append(resolve_version(config.input.reps, config.input.upstream))
+        version = resolve_version(config.input.reps, config.input.upstream)
+        found.append(Reps(config.input.reps, version, (), as_of=config.input.as_of))
         patterns = {arm: one.query for arm, one in config.arms.items()}
-        first = config.split.train_first
-        queries |= choose_queries(config.input.reps, patterns, version=versions[0], day=first)
-    return versions[0], queries
+        queries |= choose_queries(found[0], patterns, day=config.split.train_first)
+    return found[0], queries
 
 
 def _digest(setting: _Setting, *, arm: str) -> str:
     """Name what the result of an arm and seed depends on."""
     config = setting.config
     same = replace(config, arms={arm: config.arms[arm]}, seeds=(0,), overwrite=False, output=Path())
-    return digest(same, setting.sources.version, setting.sources.dataset.schema)
+    return digest(same, setting.sources.reps.version, setting.sources.dataset.schema)
 
 
 def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
@@ -222,7 +224,7 @@ def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
         "arm": arm,
         "seed": seed,
         "dataset": str(config.input.data),
-        "upstream": setting.sources.version,
+        "upstream": setting.sources.reps.version,
         "digest": _digest(setting, arm=arm),
         "commit": git_commit(),
         "command": f"torchrun -m launch.retrieve {' '.join(sys.argv[1:])}",
@@ -266,7 +268,7 @@ def _build(setting: _Setting, *, arm: str, seed: int) -> Retriever:
 def _serve(setting: _Setting, built: Retriever, *, folder: Path, arm: str) -> Json:
     # Own towers are a model of their own: their vectors have nothing to do with the upstream's.
     stored = bool(setting.queries[arm])
-    version = setting.sources.version if stored else _digest(setting, arm=arm)
+    version = setting.sources.reps.version if stored else _digest(setting, arm=arm)
     (space,) = built.space.at([setting.days["test"][-1]])
     served = serve(
         folder,

@@ -17,7 +17,7 @@ from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
-from lfm4ads.data.attach import Reps, resolve_version
+from lfm4ads.data.attach import KeptTables, Reps, resolve_version
 from lfm4ads.data.index import Dataset, open_dataset, select_rows
 from lfm4ads.data.reader import ReaderConfig
 from lfm4ads.model.arm import DEFAULT_ARMS, ArmConfig
@@ -105,6 +105,7 @@ class _Setting:
     """Where the arm module starts: the day the first training day's snapshot is as of."""
     days: dict[str, list[int]]
     stop: StopSignal
+    kept: KeptTables = field(default_factory=KeptTables)
 
 
 def run(config: Config, ranks: Ranks) -> Path:
@@ -153,9 +154,8 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
             )
         first = config.split.train_first
         reps = Reps(config.input.reps, version, (), as_of=config.input.as_of)
-        header = reps.before(first).manifest.header
-        names = tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
-        checkpoint = lineage.checkpoint(header.checkpoint_day)
+        names = reps.every(first)
+        checkpoint = lineage.checkpoint(reps.before(first).manifest.header.checkpoint_day)
         for arm in config.chosen_arms.values():
             arm.named(names)
         stop = StopSignal()
@@ -282,6 +282,7 @@ def _build(setting: _Setting, *, arm: str, seed: int) -> Built:
             upstream=setting.lineage.config,
             checkpoint=setting.checkpoint,
             snapshot=config.input.as_of,
+            kept=setting.kept,
         ),
         ranks=setting.ranks,
     )

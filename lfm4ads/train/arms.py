@@ -1,6 +1,6 @@
 """One arm of a transfer study, built: its model on its ranks, its readers, its loss."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
-from lfm4ads.data.attach import Reps, RepsReader
+from lfm4ads.data.attach import KeptTables, Reps, RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
@@ -58,6 +58,8 @@ class Sources:
     """Upstream weights that a module or a copy starts from."""
     snapshot: int = 0
     """As-of day that every sample reads; 0: the newest before the sample's own day."""
+    kept: KeptTables = field(default_factory=KeptTables)
+    """Vectors that all arms share."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _reader(
     plain = Reader(
         sources.dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=not train
     )
-    return RepsReader(plain, reps, ranks=ranks)
+    return RepsReader(plain, reps, ranks=ranks, kept=sources.kept)
 
 
 def _model(

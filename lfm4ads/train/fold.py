@@ -56,8 +56,9 @@ class Upstream:
         return max(earlier) if earlier else min(self.lineage.days)
 
     def fresh(self, day: int) -> int:
-        """Return the day of the checkpoint that UR and IR of ``day`` come from."""
-        return day if day in self.lineage.days else min(self.lineage.days)
+        """Return the day of the newest checkpoint through ``day``, which UR and IR come from."""
+        reached = [one for one in self.lineage.days if one <= day]
+        return max(reached) if reached else min(self.lineage.days)
 
 
 def place_upstream(lineage: Lineage, model: Lfm, *, place: PlaceConfig, ranks: Ranks) -> Upstream:

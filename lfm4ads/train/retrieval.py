@@ -1,14 +1,13 @@
 """Standalone Retrieval built: what it reads, its model on its ranks, its space."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
-from lfm4ads.data.attach import Reps, RepsReader, all_representations
+from lfm4ads.data.attach import Reps, RepsReader
 from lfm4ads.data.index import Dataset, select_rows
 from lfm4ads.data.reader import Reader, scoring
 from lfm4ads.model.retrieval import ITEM, Retrieval
@@ -44,8 +43,8 @@ class RetrievalSources:
     """Rows that train and are evaluated."""
     history: Dataset
     """Rows of the domain, from the first day to the one before the last evaluated."""
-    reps: Path
-    version: str
+    reps: Reps
+    """Where representations are read, whatever their names."""
     known: ItemDays
     """Items of the domain."""
     whole_catalogue: bool
@@ -59,8 +58,7 @@ def read_sources(
     *,
     dataset: Dataset,
     days: Mapping[str, Sequence[int]],
-    reps: Path,
-    version: str,
+    reps: Reps,
     ranks: Ranks,
 ) -> RetrievalSources:
     """Read who liked what, and since when items are known; ``days`` are the splits'. Collective."""
@@ -96,7 +94,6 @@ def read_sources(
         dataset=rows,
         history=history,
         reps=reps,
-        version=version,
         known=known,
         whole_catalogue=config.whole_catalogue,
         counts=counts,
@@ -105,12 +102,12 @@ def read_sources(
 
 
 def choose_queries(
-    root: Path, patterns: Mapping[str, Sequence[str]], *, version: str, day: int
+    reps: Reps, patterns: Mapping[str, Sequence[str]], *, day: int
 ) -> dict[str, tuple[str, ...]]:
     """Return what each arm's patterns name among the representations samples of ``day`` read."""
-    names = all_representations(root, version=version, day=day)
+    names = reps.every(day)
     if ITEM not in names:
-        raise UserError(f"{root} has no {ITEM}; run dump with item representations")
+        raise UserError(f"{reps.root} has no {ITEM}; run dump with item representations")
     return {arm: choose_query(own, names=names) for arm, own in patterns.items()}
 
 
@@ -136,7 +133,7 @@ def build_retrieval(
     dataset = sources.dataset
     reference = config.first_day if config.align_days else 0
     both = (*config.query, ITEM) if config.query else ()
-    reps = Reps(sources.reps, sources.version, both, reference)
+    reps = replace(sources.reps, names=both, reference=reference)
     trainer, scorer = (
         _reader(dataset, config, reps, ranks=ranks, train=train) for train in (True, False)
     )
@@ -147,8 +144,8 @@ def build_retrieval(
     if config.query:
         space = StoredSpace(
             sharded=sharded,
-            users=Reps(sources.reps, sources.version, config.query, reference),
-            items=Reps(sources.reps, sources.version, (ITEM,), reference),
+            users=replace(reps, names=config.query),
+            items=replace(reps, names=(ITEM,)),
             known=None if sources.whole_catalogue else sources.known,
             popularity=popularity,
         )

@@ -3,11 +3,12 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.gloo import run_ranks
 from tests.pipeline.jobs import SECONDS, do, run_jobs
-from tests.pipeline.read import read_json
+from tests.pipeline.read import column, read_json, rep_rows
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(SECONDS + 100)]
 
@@ -64,3 +65,23 @@ def test_a_rerun_of_a_finished_dump_is_refused_and_overwrites_when_told(story, t
     assert second == (sentence, True)
     assert files_of(again.snapshot(20260102)) == files_of(story.snapshot(20260102))
     assert read_json(again.snapshot(20260102) / "manifest.json")["as_of"] == 20260102
+
+
+def test_an_upstream_that_is_not_trained_daily_serves_the_days_after_it(story, tmp_path):
+    static = replace(story, folder=tmp_path)
+    shutil.copytree(story.pretrain, static.pretrain)
+    last = 20260103
+    for checkpoint in (static.pretrain / "checkpoints").glob("day=*"):
+        if int(checkpoint.name.removeprefix("day=")) > last:
+            shutil.rmtree(checkpoint)
+    run_jobs(1, static.dump_job(last_as_of=20260105))
+    manifest = read_json(static.snapshot(20260105) / "manifest.json")
+    assert (manifest["checkpoint_day"], manifest["trained_through"]) == (last, last)
+    manifest = read_json(story.snapshot(20260105) / "manifest.json")
+    assert manifest["checkpoint_day"] == 20260105
+    # Of the next day the events are new, the weights are not.
+    days = [rep_rows(static.snapshot(day), "user") for day in (20260104, 20260105)]
+    assert days[0].num_rows < days[1].num_rows
+    one, other = (rep_rows(run.snapshot(20260105), "user") for run in (static, story))
+    assert not np.array_equal(column(one, "ur"), column(other, "ur"))
+    assert one["key"].equals(other["key"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.attach import Reps, RepsReader, all_representations, resolve_version
+from lfm4ads.data.attach import KeptTables, Reps, RepsReader, all_representations, resolve_version
 from lfm4ads.data.decay import fold_events
 from lfm4ads.data.index import open_dataset
 from lfm4ads.data.latest import fold_latest
@@ -79,11 +79,11 @@ def reps_of(root, *, names=ALL, version="a1", reference=0):
     return Reps(root=root, version=version, names=names, reference=reference)
 
 
-def reader_of(data, reps, *, ranks=None):
+def reader_of(data, reps, *, ranks=None, kept=None):
     ranks = ranks or one_rank()
     config = ReaderConfig(batch_size=32, lanes=4, window_rows=16)
     reader = Reader(open_dataset(data, ranks), config=config, ranks=ranks, seed=3)
-    return RepsReader(reader, reps, ranks=ranks)
+    return RepsReader(reader, reps, ranks=ranks, kept=kept)
 
 
 def assert_batch(batch, *, as_of, names=ALL):
@@ -296,3 +296,24 @@ def test_two_ranks_read_the_same_and_fail_together(tmp_path, data, root):
     assert sentences == other_sentences
     assert f"{part} cannot be read" in sentences[2]
     assert sentences[3].startswith(f"{file}, row group 14: column user_id has the negative id -8")
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_readers_share_what_was_read_and_each_gets_its_own(data, root, monkeypatch, limit):
+    asked = []
+    load = Reps.tables
+
+    def note(self, day, keys):
+        asked.append((day, self.names))
+        return load(self, day, keys)
+
+    monkeypatch.setattr(Reps, "tables", note)
+    kept = KeptTables(limit_bytes=limit)
+    day = 20260102
+    for names in (("user.ur",), ("user.ur", "user.cr"), ("item.ir",), ALL, ()):
+        reader = reader_of(data, reps_of(root, names=names), kept=kept)
+        for batch in reader.day(day):
+            assert_batch(batch, as_of=SEEN[day], names=names)
+    new = [("user.ur",), ("user.cr",), ("item.ir",)]
+    every = [("user.ur",), ("user.ur", "user.cr"), ("item.ir",), ALL]
+    assert [names for _, names in asked] == (new if limit else every)
