@@ -224,6 +224,7 @@ def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
         "arm": arm,
         "seed": seed,
         "dataset": str(config.input.data),
+        "scenarios": list(config.scenarios),
         "upstream": setting.sources.reps.version,
         "digest": _digest(setting, arm=arm),
         "commit": git_commit(),
@@ -292,11 +293,6 @@ def _say(config: Config, report: Json) -> None:
     )
     figures = {f"recall@{k}": figure_of(test, k=k, name="recall"), "AUC": auc}
     words = [f"{name} {'-' if one is None else f'{one:.4f}'}" for name, one in figures.items()]
-    log.info(
-        "%s seed %d: test %s, best epoch %d, %.0f s",
-        report["arm"],
-        report["seed"],
-        ", ".join(words),
-        report["best_epoch"] + 1,
-        report["seconds"],
-    )
+    run = f"{report['arm']} seed {report['seed']}"
+    epoch, seconds = report["best_epoch"] + 1, report["seconds"]
+    log.info("%s: test %s, best epoch %d, %.0f s", run, ", ".join(words), epoch, seconds)

@@ -177,10 +177,6 @@ def _check_tasks(config: Config, dataset: Dataset) -> None:
             )
 
 
-def _folder(config: Config, *, arm: str, seed: int) -> Path:
-    return config.output / arm / f"seed-{seed}"
-
-
 def _digest(setting: _Setting, arm: str) -> str:
     """Name what the result of an arm, whatever its seed, depends on."""
     same = replace(setting.config, arms={}, only=(), seeds=(0,), overwrite=False, output=Path())
@@ -190,7 +186,7 @@ def _digest(setting: _Setting, arm: str) -> str:
 
 def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
     """Make the folder of a run; return False where it holds this very run, finished."""
-    folder, ranks = _folder(setting.config, arm=arm, seed=seed), setting.ranks
+    folder, ranks = setting.config.output / arm / f"seed-{seed}", setting.ranks
     state = ""
     with ranks.together():
         if ranks.is_first:
@@ -210,7 +206,7 @@ def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
     built = _build(setting, arm=arm, seed=seed)
-    folder = _folder(config, arm=arm, seed=seed)
+    folder = config.output / arm / f"seed-{seed}"
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     fitter, days = built.fitter, setting.days
     fitted = fitter.fit(
@@ -228,16 +224,10 @@ def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
         if ranks.is_first:
             write_json(folder / "report.json", report)
     auc = figures["test"][config.tasks[0], "all"].auc
-    log.info(
-        "%s seed %d: test %s AUC %s, best epoch %d, %.0f rows/s, %.0f s",
-        arm,
-        seed,
-        config.tasks[0],
-        "undefined" if auc is None else f"{auc:.4f}",
-        fitted.best_epoch + 1,
-        report["rows_per_second"],
-        report["seconds"],
-    )
+    shown = "undefined" if auc is None else f"{auc:.4f}"
+    words = "%s seed %d: test %s AUC %s, best epoch %d, %.0f rows/s, %.0f s"
+    speed, seconds = report["rows_per_second"], report["seconds"]
+    log.info(words, arm, seed, config.tasks[0], shown, fitted.best_epoch + 1, speed, seconds)
 
 
 def _score(
