@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfm4ads.nn.adapter import NonLinearAdapter
+from lfm4ads.nn.adapter import NonLinearAdapter, SigmoidGate, TokenAdapter
 
 USER, ITEM, HIDDEN = 6, 5, 16
 
@@ -57,3 +57,66 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(adapter(*reps).top_BT, adapter(*reps).top_BT)
     adapter.eval()
     assert torch.equal(adapter(*reps).top_BT, adapter(*reps).top_BT)
+
+
+def test_an_adapter_of_one_side_has_no_matching_half():
+    torch.manual_seed(0)
+    adapter = NonLinearAdapter(USER, 0, embedding_width=10, hidden=HIDDEN, top=4, dropout=0.0)
+    user, _ = sides()
+    adapted = adapter(user, user[:, :0])
+    assert torch.equal(adapted.gate_BE, torch.ones(9, 10))
+    assert {name.split(".")[0] for name, _ in adapter.named_parameters()} == {
+        "inner",
+        "gate",
+        "top",
+    }
+
+
+def test_the_public_gate_halves_at_zero_and_is_the_formula():
+    torch.manual_seed(0)
+    gate = SigmoidGate(USER, embedding_width=10).double()
+    rep, _ = sides(dtype=torch.float64)
+    weight, bias = (one.detach().numpy() for one in (gate.map.weight, gate.map.bias))
+    wanted = 1 / (1 + np.exp(-(rep.numpy() @ weight.T + bias)))
+    np.testing.assert_allclose(gate(rep).detach().numpy(), wanted, rtol=1e-12)
+    torch.nn.init.zeros_(gate.map.bias)
+    assert torch.equal(gate(torch.zeros_like(rep)), torch.full((9, 10), 0.5, dtype=torch.float64))
+
+
+DIMS = {"user.ur": 6, "user.cr": 4, "item.ir": 6}
+
+
+def tokens(rows=9):
+    torch.manual_seed(3)
+    adapter = TokenAdapter(DIMS, token_dim=5, num_tokens=2).double()
+    reps = {name: torch.randn(rows, dim, dtype=torch.float64) for name, dim in DIMS.items()}
+    present = {name: (torch.rand(rows, dtype=torch.float64) > 0.4).double() for name in DIMS}
+    return adapter, reps, present
+
+
+def test_tokens_are_the_masked_maps_mixed_and_normalised():
+    adapter, reps, present = tokens()
+    found = adapter(reps, present).detach().numpy()
+    mix = adapter.mix.weight.detach().numpy()
+    for row in range(9):
+        mapped = np.zeros((len(DIMS), 5))
+        for place, (name, dim) in enumerate(DIMS.items()):
+            one = adapter.maps[str(dim)]
+            weight, bias = one.weight.detach().numpy(), one.bias.detach().numpy()
+            mapped[place] = (weight @ reps[name][row].numpy() + bias) * present[name][row].item()
+        for token in range(2):
+            mixed = mix[token] @ mapped
+            scaled = (mixed - mixed.mean()) / np.sqrt(mixed.var() + 1e-5)
+            np.testing.assert_allclose(found[row, 5 * token : 5 * token + 5], scaled, atol=1e-9)
+
+
+def test_blocks_of_one_width_share_their_map_and_an_absent_one_leaves_nothing():
+    adapter, reps, present = tokens()
+    assert set(adapter.maps) == {"4", "6"}
+    present["user.cr"] = torch.zeros_like(present["user.cr"])
+    before = adapter(reps, present)
+    with torch.no_grad():
+        adapter.maps["4"].bias.add_(7.0)
+    assert torch.equal(adapter(reps, present), before), "not even the bias of its map"
+    absent = {name: torch.zeros_like(one) for name, one in present.items()}
+    assert torch.equal(adapter(reps, absent), torch.zeros(9, 10, dtype=torch.float64))
