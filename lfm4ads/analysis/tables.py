@@ -89,9 +89,9 @@ def leaves_out_zero(lift: Row) -> bool:
 def _mean_note(means: Mapping[Key, Row], *, report: Mapping[str, Any], task: str) -> str:
     row = next(row for (_, of, name), row in means.items() if of == task and name == "mean")
     scenarios = row["scenarios"]
+    which = f"{', '.join(scenarios)} with" if scenarios else "none has"
     return (
-        f"{plain(task)}: mean over {count(len(scenarios), noun='scenario')}"
-        f" ({', '.join(scenarios) or 'none has'} {'with' if scenarios else ''} at least"
+        f"{plain(task)}: mean over {count(len(scenarios), noun='scenario')} ({which} at least"
         f" {report['min_positives']} positives), {count(row['num_seeds'], noun='seed')},"
         f" {count(row['rows'], noun='test row')}, {count(row['positives'], noun='positive')}"
     )

@@ -142,15 +142,9 @@ def test_a_step_without_its_source_is_one_sentence(arms):
 def test_programs_of_arms_are_a_scenario_and_seed_each(arms, monkeypatch):
     seen = []
 
-    def keep(programs, *, parallel=0):
-        seen.append(programs)
-
-    def stop(config, folders):
-        seen.append(folders)
-
-    monkeypatch.setattr(experiment, "run_steps", keep)
-    monkeypatch.setattr(experiment, "run_beside", keep)
-    monkeypatch.setattr(experiment, "_report_arms", stop)
+    monkeypatch.setattr(experiment, "run_steps", seen.append)
+    monkeypatch.setattr(experiment, "run_beside", lambda jobs, **_: seen.append(jobs))
+    monkeypatch.setattr(experiment, "_report_arms", lambda _, folders: seen.append(folders))
     run(replace(arms, source="logs", ranks=2), ALONE)
     (prepare,), jobs, folders = seen
     out = arms.output
@@ -160,7 +154,7 @@ def test_programs_of_arms_are_a_scenario_and_seed_each(arms, monkeypatch):
     )
     assert prepare.mark == out / "steps" / "prepare.txt"
     assert folders == [out / "features" / "scenario=a", out / "features" / "scenario=02"]
-    assert [job.arguments[6:] for job in jobs] == [
+    assert [job.arguments[7:] for job in jobs] == [
         (f"data={out}/d", f'scenarios=["{name}"]', f"seeds=[{seed}]", f"output={folder}")
         for name, folder in zip(("a", "02"), folders, strict=True)
         for seed in (0, 1)
