@@ -82,9 +82,8 @@ class Problem(Protocol):
     def smoothed(self) -> "Problem":
         """Return the problem with a ridge under which sets are looked for first.
 
-        Where rows are all but certain the curvature of a loss says nothing of exchanges, and a
-        search ends in a poor set; on 12 near-separable draws (n 1000, p 2000, k 40) the ridge took
-        it to a set as good as or better than any other start in 10.
+        Where rows are all but certain the curvature of a loss says little of exchanges, and a
+        search that starts there ends in a poor set.
         """
         ...
 
