@@ -1,6 +1,7 @@
 """A stage as a program of its own: its words, its log, and what it said when it failed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,8 @@ class Program:
         if code:
             said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = said[-1] if said else "it said nothing"
+            if code < 0:
+                last = f"killed by {signal.Signals(-code).name}"
             if self.kind != "arms" or _NOTHING_LEFT not in last:
                 return f"{self.name} ({last.removeprefix('error: ')}, see {self.log})"
         if self.kind != "run":

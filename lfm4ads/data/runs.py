@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import read_json
 
@@ -110,16 +108,7 @@ def _load_part(folder: Path) -> Part:
             raise UserError(f"{path} has no field {key}; rerun transfer")
     if report["arm"] == ORACLE:
         raise UserError(f"{path} calls its arm {ORACLE}, a name kept for the truth; rename the arm")
-    return Part(folder=folder, report=report, scenarios=_scenarios(folder, report))
-
-
-def _scenarios(folder: Path, report: dict[str, Any]) -> tuple[str, ...]:
-    """Return the scenarios a run was told; a stage that does not report them has a config."""
-    if "scenarios" in report:
-        return tuple(report["scenarios"])
-    path = folder / "config.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(content.get("scenarios") or ()) if isinstance(content, dict) else ()
+    return Part(folder=folder, report=report, scenarios=tuple(report.get("scenarios", ())))
 
 
 def check_comparable(runs: Sequence[Run], *, baseline: str) -> None:

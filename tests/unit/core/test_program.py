@@ -17,6 +17,8 @@ config, *words = sys.argv[1:]
 told = dict(word.split("=") for word in words)
 with Path("ran.txt").open("a") as ran:
     ran.write(f"{' '.join(words)} {os.environ.get('OMP_NUM_THREADS')} {os.environ.get('RANK')}\\n")
+if told.get("killed"):
+    os.kill(os.getpid(), int(told["killed"]))
 if told.get("fail"):
     print("error: it is", told["fail"], file=sys.stderr)
     sys.exit(2)
@@ -153,3 +155,7 @@ def test_ranks_are_for_stages_that_have_them(stage, alone):
 def test_a_program_that_does_not_start_says_so():
     missing = replace(step("a"), stage="nowhere")
     assert f"{Path(sys.executable).name}: No module named launch.nowhere" in missing.run()
+
+
+def test_a_program_that_is_killed_says_by_what():
+    assert step("a", "killed=9").run() == "a (killed by SIGKILL, see out/steps/a.log)"

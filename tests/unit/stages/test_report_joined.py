@@ -101,19 +101,6 @@ def test_joined_folders_equal_one_folder(world, tmp_path):
 
 
 @pytest.mark.usefixtures("world")
-def test_a_stage_that_reports_no_scenarios_is_read_by_its_config(tmp_path):
-    for scenario in SCENARIOS:
-        for path in (tmp_path / "split" / scenario).glob("*/seed-*"):
-            report = json.loads((path / "report.json").read_text())
-            report.pop("scenarios")
-            (path / "report.json").write_text(json.dumps(report))
-            (path / "config.yaml").write_text(f'scenarios: ["{scenario}"]\n')
-    run(config_of(tmp_path), ALONE)
-    with pytest.raises(UserError, match="both hold adapter/seed-0 of scenario 1; list only one"):
-        run(config_of(tmp_path, scenarios=("0", "1", "1"), overwrite=True), ALONE)
-
-
-@pytest.mark.usefixtures("world")
 def test_what_cannot_be_joined_is_refused(tmp_path):
     folder = tmp_path / "split" / "1" / "adapter"
     told(folder / "seed-0", scenarios=["0"])
