@@ -118,9 +118,11 @@ class KeptTables:
     ) -> dict[RepSide, RepsTable]:
         """Return what samples of ``day`` read; from disk only what is not here already.
 
-        A day is kept while all that is kept fits into the limit.
+        A day is kept while all that is kept fits into the limit. One snapshot for all days is read
+        whole, once.
         """
-        tables = dict(self._days.get(day, {}))
+        place = reps.as_of or day
+        tables = dict(self._days.get(place, {}))
         missing = tuple(
             f"{side}.{name}"
             for side in SIDES
@@ -128,12 +130,14 @@ class KeptTables:
             if side not in tables or name not in tables[side].values
         )
         if missing:
-            for side, table in replace(reps, names=missing).tables(day, keys()).items():
+            snapshot = reps.before(day) if reps.as_of else None
+            wanted = {side: snapshot.keys(side) for side in SIDES} if snapshot else keys()
+            for side, table in replace(reps, names=missing).tables(day, wanted).items():
                 tables[side] = tables[side].beside(table) if side in tables else table
-        others = (kept for other, kept in self._days.items() if other != day)
+        others = (kept for other, kept in self._days.items() if other != place)
         size = sum(table.num_bytes for kept in (*others, tables) for table in kept.values())
         if size <= self._limit_bytes:
-            self._days[day] = tables
+            self._days[place] = tables
         return {side: tables[side].only(reps.of_side(side)) for side in SIDES if reps.of_side(side)}
 
 

@@ -22,7 +22,7 @@ from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import DAY_MS, Dataset, RowGroup
 from lfm4ads.data.prefetch import prefetch
-from lfm4ads.data.rows import Rows, day_keys, decode, join
+from lfm4ads.data.rows import KeptRows, Rows, day_keys, decode, join
 
 Array = npt.NDArray[Any]
 _KEYS = ("user", "item", "time", "domain", "scenario", "row_id")
@@ -82,10 +82,12 @@ class Reader:
         seed: int,
         final_labels: bool = True,
         wait_days: Mapping[str, int] | None = None,
+        kept: KeptRows | None = None,
     ) -> None:
         """Without ``final_labels`` an event counts only if it happened by the end of its day.
 
-        Or, for a task in ``wait_days``, by the end of so many days later.
+        Or, for a task in ``wait_days``, by the end of so many days later. ``kept`` may be shared by
+        readers of the same dataset.
         """
         if config.lanes < ranks.world:
             raise UserError(
@@ -104,6 +106,7 @@ class Reader:
         self._window_steps = max(1, config.window_rows // self._lane_rows)
         self.local_batch_size = _ceil_div(config.lanes, ranks.world) * self._lane_rows
         self._cache: OrderedDict[tuple[str, int], Rows] = OrderedDict()
+        self._kept = kept or KeptRows(limit_bytes=0)
 
     def num_steps(self, day: int) -> int:
         """Return the number of global steps of a day, the same on every rank."""
@@ -192,7 +195,10 @@ class Reader:
     def _decode(self, day: int, group: RowGroup) -> Rows:
         key = (group.file, group.index)
         if key not in self._cache:
-            self._cache[key] = decode(self.dataset, group, horizons=self._horizons(day))
+            horizons = self._horizons(day)
+            self._cache[key] = self._kept.get(
+                (*key, repr(horizons)), lambda: decode(self.dataset, group, horizons=horizons)
+            )
             # Neighbouring lanes and windows share row groups; more than that is memory for nothing.
             while len(self._cache) > len(self._lanes) + 1:
                 self._cache.popitem(last=False)

@@ -1,6 +1,6 @@
 """Decoded rows as arrays that are sliced, joined and reordered with no Python per row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,15 @@ class Rows:
     def __len__(self) -> int:
         return len(self.arrays["user"])
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all columns."""
+        arrays = [*self.arrays.values()]
+        for column in self.sparse.values():
+            arrays += [column.values, column.offsets]
+            arrays += [] if column.ages is None else [column.ages]
+        return sum(array.nbytes for array in arrays)
+
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows ``start`` to ``stop`` without copying."""
         sparse = {name: _slice_ragged(column, start, stop) for name, column in self.sparse.items()}
@@ -44,6 +53,28 @@ class Rows:
         """Return the rows (M,) at ``order``."""
         sparse = {name: _take_ragged(column, order) for name, column in self.sparse.items()}
         return Rows(sparse, {name: array[order] for name, array in self.arrays.items()})
+
+
+class KeptRows:
+    """Decoded row groups that readers of one dataset share, while they fit into a limit.
+
+    A study of many small models on the same few rows would decode them again and again.
+    """
+
+    def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
+        self._limit_bytes = limit_bytes
+        self._num_bytes = 0
+        self._rows: dict[tuple[str, int, str], Rows] = {}
+
+    def get(self, key: tuple[str, int, str], load: Callable[[], Rows]) -> Rows:
+        """Return the rows of (file, row group, which labels), loaded if they are not here."""
+        if key in self._rows:
+            return self._rows[key]
+        rows = load()
+        if self._num_bytes + rows.num_bytes <= self._limit_bytes:
+            self._rows[key] = rows
+            self._num_bytes += rows.num_bytes
+        return rows
 
 
 def _slice_ragged(column: Ragged, start: int, stop: int) -> Ragged:

@@ -20,6 +20,7 @@ from lfm4ads.core.version import digest, git_commit
 from lfm4ads.data.attach import KeptTables, Reps, resolve_version
 from lfm4ads.data.index import Dataset, open_dataset, select_rows
 from lfm4ads.data.reader import ReaderConfig
+from lfm4ads.data.rows import KeptRows
 from lfm4ads.model.arm import DEFAULT_ARMS, ArmConfig
 from lfm4ads.model.downstream import DownstreamConfig
 from lfm4ads.shard.sharded import ShardConfig
@@ -104,8 +105,11 @@ class _Setting:
     checkpoint: Path
     """Where the arm module starts: the day the first training day's snapshot is as of."""
     days: dict[str, list[int]]
-    stop: StopSignal
+    same: str
+    """What all arms' results depend on, named."""
+    stop: StopSignal = field(default_factory=StopSignal)
     kept: KeptTables = field(default_factory=KeptTables)
+    rows: KeptRows = field(default_factory=KeptRows)
 
 
 def run(config: Config, ranks: Ranks) -> Path:
@@ -158,9 +162,10 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
         checkpoint = lineage.checkpoint(reps.before(first).manifest.header.checkpoint_day)
         for arm in config.chosen_arms.values():
             arm.named(names)
-        stop = StopSignal()
+        own = replace(config, arms={}, only=(), seeds=(0,), overwrite=False, output=Path())
+        same = digest(own, version, dataset.schema)
         settings.append(
-            _Setting(config, ranks, chosen, version, names, lineage, checkpoint, days, stop)
+            _Setting(config, ranks, chosen, version, names, lineage, checkpoint, days, same)
         )
     return settings[0]
 
@@ -179,9 +184,7 @@ def _check_tasks(config: Config, dataset: Dataset) -> None:
 
 def _digest(setting: _Setting, arm: str) -> str:
     """Name what the result of an arm, whatever its seed, depends on."""
-    same = replace(setting.config, arms={}, only=(), seeds=(0,), overwrite=False, output=Path())
-    chosen = setting.config.chosen_arms[arm]
-    return digest(same, chosen, setting.version, setting.dataset.schema)
+    return digest(setting.config.chosen_arms[arm], setting.same)
 
 
 def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
@@ -197,7 +200,8 @@ def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
             else:
                 prepare_output(folder, overwrite=setting.config.overwrite)
                 shutil.rmtree(folder / "predictions", ignore_errors=True)
-                own = replace(setting.config, only=(arm,), seeds=(seed,))
+                own = replace(setting.config, arms={arm: setting.config.chosen_arms[arm]})
+                own = replace(own, only=(), seeds=(seed,))
                 write_text(folder / "config.yaml", config_yaml(own))
     return ranks.broadcast(state) != "finished"
 
@@ -208,26 +212,23 @@ def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
     built = _build(setting, arm=arm, seed=seed)
     folder = config.output / arm / f"seed-{seed}"
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
-    fitter, days = built.fitter, setting.days
-    fitted = fitter.fit(
-        config.fit, train=days["train"], valid=days["valid"], metrics=metrics, stop=setting.stop
-    )
-    figures = _score(setting, fitter, folder=folder, metrics=metrics)
+    train, valid = setting.days["train"], setting.days["valid"]
+    stop = setting.stop
+    fitted = built.fitter.fit(config.fit, train=train, valid=valid, metrics=metrics, stop=stop)
+    figures = _score(setting, built.fitter, folder=folder, metrics=metrics)
     for split, of_split in figures.items():
-        for (task, scenario), one in of_split.items():
-            name = f"auc/{task}/{scenario}"
-            metrics.write(name, one.auc, step=fitted.best_epoch, split=split)
+        for (task, name), one in of_split.items():
+            metrics.write(f"auc/{task}/{name}", one.auc, step=fitted.best_epoch, split=split)
     report = _report(setting, built, fitted, figures)
     report |= {"arm": arm, "seed": seed, "digest": _digest(setting, arm)}
-    report |= {"seconds": time.monotonic() - started}
+    report["seconds"] = time.monotonic() - started
     with ranks.together():
         if ranks.is_first:
             write_json(folder / "report.json", report)
     auc = figures["test"][config.tasks[0], "all"].auc
     shown = "undefined" if auc is None else f"{auc:.4f}"
-    words = "%s seed %d: test %s AUC %s, best epoch %d, %.0f rows/s, %.0f s"
-    speed, seconds = report["rows_per_second"], report["seconds"]
-    log.info(words, arm, seed, config.tasks[0], shown, fitted.best_epoch + 1, speed, seconds)
+    words = "%s seed %d: test %s AUC %s, best epoch %d, %.0f s"
+    log.info(words, arm, seed, config.tasks[0], shown, fitted.best_epoch + 1, report["seconds"])
 
 
 def _score(
@@ -273,6 +274,7 @@ def _build(setting: _Setting, *, arm: str, seed: int) -> Built:
             checkpoint=setting.checkpoint,
             snapshot=config.input.as_of,
             kept=setting.kept,
+            rows=setting.rows,
         ),
         ranks=setting.ranks,
     )

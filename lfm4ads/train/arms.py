@@ -12,6 +12,7 @@ from lfm4ads.data.attach import KeptTables, Reps, RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
+from lfm4ads.data.rows import KeptRows
 from lfm4ads.model.arm import EVERYTHING, ArmConfig
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.downstream import Downstream, DownstreamConfig
@@ -60,6 +61,8 @@ class Sources:
     """As-of day that every sample reads; 0: the newest before the sample's own day."""
     kept: KeptTables = field(default_factory=KeptTables)
     """Vectors that all arms share."""
+    rows: KeptRows = field(default_factory=KeptRows)
+    """Decoded rows that all arms share."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,12 @@ def _reader(
 ) -> RepsReader:
     rows = config.reader if train else scoring(config.reader)
     plain = Reader(
-        sources.dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=not train
+        sources.dataset,
+        config=rows,
+        ranks=ranks,
+        seed=config.seed,
+        final_labels=not train,
+        kept=sources.rows,
     )
     return RepsReader(plain, reps, ranks=ranks, kept=sources.kept)
 

@@ -1,15 +1,16 @@
 """Standalone Retrieval built: what it reads, its model on its ranks, its space."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
-from lfm4ads.data.attach import Reps, RepsReader
+from lfm4ads.data.attach import KeptTables, Reps, RepsReader
 from lfm4ads.data.index import Dataset, select_rows
 from lfm4ads.data.reader import Reader, scoring
+from lfm4ads.data.rows import KeptRows
 from lfm4ads.model.retrieval import ITEM, Retrieval
 from lfm4ads.shard.sharded import Sharded, shard_model
 from lfm4ads.train.interactions import ItemCounts, ItemDays, item_counts, item_days, liked
@@ -51,6 +52,10 @@ class RetrievalSources:
     counts: ItemCounts
     """Of the training days."""
     truth: Truth
+    kept: KeptTables = field(default_factory=KeptTables)
+    """Vectors that all runs share."""
+    kept_rows: KeptRows = field(default_factory=KeptRows)
+    """Decoded rows of ``dataset`` that all runs share."""
 
 
 def read_sources(
@@ -135,7 +140,7 @@ def build_retrieval(
     both = (*config.query, ITEM) if config.query else ()
     reps = replace(sources.reps, names=both, reference=reference)
     trainer, scorer = (
-        _reader(dataset, config, reps, ranks=ranks, train=train) for train in (True, False)
+        _reader(config, sources, reps, ranks=ranks, train=train) for train in (True, False)
     )
     window = config.model.popularity_days if config.query else 0
     popularity = Popularity(shown=sources.known.shown, window=window) if window else None
@@ -150,9 +155,13 @@ def build_retrieval(
             popularity=popularity,
         )
     else:
+        # Other rows of the same files: nothing that is kept of the study's own may be read.
+        history = replace(
+            sources, dataset=sources.history, kept=KeptTables(), kept_rows=KeptRows(limit_bytes=0)
+        )
         space = OwnSpace(
             sharded=sharded,
-            history=_reader(sources.history, config, reps, ranks=ranks, train=False),
+            history=_reader(config, history, reps, ranks=ranks, train=False),
             history_days=tuple(sorted(sources.history.days)),
         )
     counts = sources.counts
@@ -170,11 +179,17 @@ def build_retrieval(
 
 
 def _reader(
-    dataset: Dataset, config: RetrieverConfig, reps: Reps, *, ranks: Ranks, train: bool
+    config: RetrieverConfig, sources: RetrievalSources, reps: Reps, *, ranks: Ranks, train: bool
 ) -> RepsReader:
-    rows = config.reader if train else scoring(config.reader)
-    plain = Reader(dataset, config=rows, ranks=ranks, seed=config.seed, final_labels=not train)
-    return RepsReader(plain, reps, ranks=ranks)
+    plain = Reader(
+        sources.dataset,
+        config=config.reader if train else scoring(config.reader),
+        ranks=ranks,
+        seed=config.seed,
+        final_labels=not train,
+        kept=sources.kept_rows,
+    )
+    return RepsReader(plain, reps, ranks=ranks, kept=sources.kept)
 
 
 def _model(
