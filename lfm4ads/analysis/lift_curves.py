@@ -66,11 +66,8 @@ def merge_labels(lines: Sequence[Sequence[str]]) -> list[str]:
     """Return every label once, as far as can be in the order of each line, the longest first."""
     merged: list[str] = []
     for line in sorted(lines, key=len, reverse=True):
-        place = 0
-        for label in line:
-            if label in merged:
-                place = merged.index(label) + 1
-            else:
-                merged.insert(place, label)
-                place += 1
+        for place, label in enumerate(line):
+            if label not in merged:
+                later = [merged.index(other) for other in line[place + 1 :] if other in merged]
+                merged.insert(min(later, default=len(merged)), label)
     return merged

@@ -53,13 +53,16 @@ def _point(lift: Json | None, *, arm: str, label: str) -> Json:
 
 
 def differing_parts(names: Sequence[str]) -> list[str]:
-    """Return names without the words that all begin and all end with; none becomes empty."""
+    """Return names without the words that all begin with, or else end with; none becomes empty.
+
+    Not both: curves of the same layers get the same labels even where one has fewer of them.
+    """
     parts = [name.split("_") for name in names]
     spare = min(map(len, parts)) - 1 if len(set(names)) > 1 else 0
     head = 0
-    while head < spare and len({tuple(words[: head + 1]) for words in parts}) == 1:
+    while head < spare and len({words[head] for words in parts}) == 1:
         head += 1
     tail = 0
-    while head + tail < spare and len({tuple(words[-tail - 1 :]) for words in parts}) == 1:
+    while not head and tail < spare and len({words[-tail - 1] for words in parts}) == 1:
         tail += 1
     return [" ".join(words[head : len(words) - tail]) for words in parts]

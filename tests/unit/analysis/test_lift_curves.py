@@ -20,8 +20,9 @@ def row(curve, *values):
 
 def test_labels_of_all_lines_in_their_order():
     assert merge_labels([["1", "2"], ["0", "1", "2", "top"]]) == ["0", "1", "2", "top"]
-    assert merge_labels([["0", "2"], ["0", "1"], ["0", "2", "3"]]) == ["0", "1", "2", "3"]
-    assert merge_labels([["a", "b"], ["c"]]) == ["c", "a", "b"]
+    assert merge_labels([["0", "1", "2"], ["0", "2", "3", "4"]]) == ["0", "1", "2", "3", "4"]
+    assert merge_labels([["0", "mlp"], ["0", "1", "2"]]) == ["0", "1", "2", "mlp"]
+    assert merge_labels([["a", "b"], ["c"]]) == ["a", "b", "c"]
 
 
 def test_a_picture_has_a_line_a_curve_and_says_every_lift():

@@ -41,7 +41,8 @@ def test_unknown_arms_and_empty_curves_are_refused():
     ("names", "parts"),
     [
         (["gate_towers", "gate_cross_1", "gate_top_1"], ["towers", "cross 1", "top 1"]),
-        (["cr_0_gate", "cr_1_gate"], ["0", "1"]),
+        (["concat_cross_1", "concat_mlp_1"], ["cross 1", "mlp 1"]),
+        (["0_gate", "1_gate"], ["0", "1"]),
         (["gate", "gate_deep"], ["gate", "gate deep"]),
         (["cr_1", "cr_1"], ["cr 1", "cr 1"]),
         (["alone_1"], ["alone 1"]),
