@@ -9,7 +9,11 @@ def lift(arm, scenario, value):
     return {"arm": arm, "task": "click", "scenario": scenario, "delta_auc": value, **ends}
 
 
-LIFTS = [lift(f"gate_{layer}", name, layer / 10) for layer in (0, 1, 2) for name in ("mean", "4")]
+LIFTS = [
+    lift(f"gate_{layer}", name, layer / 10 + shift)
+    for layer in (0, 1, 2)
+    for name, shift in (("mean", 1), ("4", 0))
+]
 
 
 def test_points_are_the_lifts_in_the_order_of_the_curve():
