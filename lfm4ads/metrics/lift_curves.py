@@ -44,6 +44,33 @@ def lift_curves(
     ]
 
 
+def best_points(means: Sequence[Json], *, curves: Mapping[str, Sequence[str]]) -> list[Json]:
+    """Return for each curve and task the arm that the validation days choose.
+
+    Args:
+        means: rows of ``comparison.mean_figures`` of both splits; the mean over scenarios decides.
+        curves: name -> arms in order.
+    """
+    aucs = {
+        (row["arm"], row["task"], row["split"]): row["auc"]
+        for row in means
+        if row["scenario"] == "mean"
+    }
+    found: list[Json] = []
+    for task in dict.fromkeys(task for _, task, _ in aucs):
+        for name, arms in curves.items():
+            valid = {arm: aucs.get((arm, task, "valid")) for arm in arms}
+            known = {arm: auc for arm, auc in valid.items() if auc is not None}
+            if not known:
+                continue
+            arm = max(known, key=lambda arm: known[arm])
+            label = differing_parts(arms)[list(arms).index(arm)]
+            test = aucs.get((arm, task, "test"))
+            place = {"curve": name, "task": task, "arm": arm, "label": label}
+            found.append(place | {"valid_auc": known[arm], "test_auc": test})
+    return found
+
+
 def _point(lift: Json | None, *, arm: str, label: str) -> Json:
     """Return a point; without a lift it is the baseline's, over which it has none."""
     known = lift or {"delta_auc": 0.0, "low": None, "high": None}

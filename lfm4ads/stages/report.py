@@ -30,7 +30,7 @@ from lfm4ads.metrics.comparison import (
     mean_figures,
     scenarios_of_mean,
 )
-from lfm4ads.metrics.lift_curves import lift_curves
+from lfm4ads.metrics.lift_curves import best_points, lift_curves
 
 Json = dict[str, Any]
 MAX_SOURCES = 60
@@ -75,7 +75,10 @@ def run(config: Config, ranks: Ranks) -> None:
     report = _report(config, runs=runs, splits=(valid, test), alone=replace(ranks, world=1))
     extras = _extras(config, runs=runs, report=report, rows=test)
     _write(config, report=report, extras=extras)
-    sys.stdout.write(f"{arms_table(report)}\n\n{config.output / 'report.html'}\n")
+    best = [f"{row['curve']} at {row['label']} ({row['task']})" for row in report["best_points"]]
+    chosen = f"the validation days choose {', '.join(best)}\n\n" if best else ""
+    page = config.output / "report.html"
+    sys.stdout.write(f"{arms_table(report)}\n\n{chosen}{page}\n")
 
 
 def _check_output(config: Config) -> None:
@@ -111,6 +114,7 @@ def _report(
     first = runs[0].parts[0].report
     upstreams = [part.report["upstream"] for part in all_parts(runs)]
     gains = lifts(splits[1], baseline=config.baseline, min_positives=config.min_positives)
+    means = mean_figures(arms, entering=entering)
     return {
         "schema_version": 1,
         "stage": "report",
@@ -120,9 +124,10 @@ def _report(
         "upstream": next((version for version in upstreams if version is not None), None),
         "min_positives": config.min_positives,
         "arms": arms,
-        "means": mean_figures(arms, entering=entering),
+        "means": means,
         "lifts": gains,
         "curves": lift_curves(gains, curves=config.curves, baseline=config.baseline),
+        "best_points": best_points(means, curves=config.curves),
         "gap_closed": gaps_closed(
             splits[1], baseline=config.baseline, min_positives=config.min_positives
         ),

@@ -1,7 +1,7 @@
 import pytest
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.metrics.lift_curves import differing_parts, lift_curves
+from lfm4ads.metrics.lift_curves import best_points, differing_parts, lift_curves
 
 
 def lift(arm, scenario, value):
@@ -54,3 +54,21 @@ def test_unknown_arms_and_empty_curves_are_refused():
 )
 def test_labels_are_what_differs(names, parts):
     assert differing_parts(names) == parts
+
+
+def test_the_validation_days_choose_a_point():
+    aucs = {
+        "gate_0": {"valid": 0.70, "test": 0.60},
+        "gate_1": {"valid": 0.72, "test": 0.55},
+        "gate_2": {"valid": 0.71, "test": 0.80},
+        "base": {"valid": 0.90, "test": 0.90},
+    }
+    means = [
+        {"arm": arm, "task": "click", "split": split, "scenario": scenario, "auc": auc + shift}
+        for arm, splits in aucs.items()
+        for split, auc in splits.items()
+        for scenario, shift in (("mean", 0.0), ("all", 0.0 if arm == "gate_1" else 0.09))
+    ]
+    curves = {"gate": ["gate_0", "gate_1", "gate_2"], "lost": ["gate_9"]}
+    wanted = {"curve": "gate", "task": "click", "arm": "gate_1", "label": "1"}
+    assert best_points(means, curves=curves) == [wanted | {"valid_auc": 0.72, "test_auc": 0.55}]
