@@ -15,10 +15,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -63,7 +63,9 @@ class Rows:
 
 def main() -> None:
     """Print a line a way and seed mean; with --json one object at the end."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Boosted trees on raw features and representations."
+    )
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder of data and reps")
     parser.add_argument("--seeds", type=int, default=5)
@@ -179,7 +181,7 @@ def _judge(
 ) -> dict[str, list[float]]:
     x_NF = np.concatenate([rows.plain_NF, *(rows.reps[name] for name in names)], axis=1)
     # The scenario is a raw feature of every arm: their heads know it.
-    x_NF = np.concatenate([x_NF, rows.scenario_N[:, None]], axis=1)
+    x_NF = np.concatenate([x_NF, rows.scenario_N[:, None].astype(np.float64)], axis=1)
     split = {name: np.isin(rows.day_N, some) for name, some in days.items()}
     found: dict[str, list[float]] = {"mean": []}
     for seed in range(seeds):
@@ -202,6 +204,7 @@ def _fit(
     seed: int,
     threads: int,
 ) -> Floats:
+    lightgbm = import_module("lightgbm")  # a peer, installed only where this is run
     categories = [*rows.categories, x_NF.shape[1] - 1]
     train, valid = (
         lightgbm.Dataset(

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -190,8 +191,7 @@ def _ours(recipe: Recipe, drawn: Drawn, search: Any) -> Fitted:
 
 
 def _abess(recipe: Recipe, drawn: Drawn, search: str) -> Fitted:
-    import abess  # noqa: PLC0415 - a peer, installed only where this is run
-
+    abess = import_module("abess")  # a peer, installed only where this is run
     face = {
         "linear": abess.LinearRegression,
         "logistic": abess.LogisticRegression,
@@ -212,25 +212,25 @@ def _lasso(recipe: Recipe, drawn: Drawn) -> Fitted:
         case "cox":
             return _coxnet(drawn)
         case _:
-            lasso = LogisticRegressionCV(
-                Cs=10, l1_ratios=(1.0,), solver="liblinear", cv=5, use_legacy_attributes=False
-            )
+            # Its annotations know neither of the two words it asks for.
+            words: dict[str, Any] = {"l1_ratios": (1.0,), "use_legacy_attributes": False}
+            lasso = LogisticRegressionCV(Cs=10, solver="liblinear", cv=5, **words)
             return lasso.fit(drawn.matrix_NP, drawn.y_N).coef_.ravel()
 
 
 def _coxnet(drawn: Drawn) -> Fitted:
-    from sksurv.linear_model import CoxnetSurvivalAnalysis  # noqa: PLC0415 - a peer, as above
+    peer = import_module("sksurv.linear_model")  # a peer, as above
 
     y = np.array(
         list(zip(drawn.event_N > 0, drawn.y_N + 1.0, strict=True)),
         dtype=[("e", bool), ("t", float)],
     )
     half = len(y) // 2
-    path = CoxnetSurvivalAnalysis(l1_ratio=1.0).fit(drawn.matrix_NP[:half], y[:half])
+    path = peer.CoxnetSurvivalAnalysis(l1_ratio=1.0).fit(drawn.matrix_NP[:half], y[:half])
     held = Survival(drawn.y_N[half:], drawn.event_N[half:])
     scores = [concordance(drawn.matrix_NP[half:] @ beta, held) for beta in path.coef_.T]
     penalty = path.alphas_[int(np.argmax(scores))]
-    final = CoxnetSurvivalAnalysis(l1_ratio=1.0, alphas=[penalty]).fit(drawn.matrix_NP, y)
+    final = peer.CoxnetSurvivalAnalysis(l1_ratio=1.0, alphas=[penalty]).fit(drawn.matrix_NP, y)
     return final.coef_.ravel()
 
 

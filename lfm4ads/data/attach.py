@@ -57,6 +57,11 @@ class Reps:
         header = self.before(day).manifest.header
         return tuple(f"{spec.side}.{spec.name}" for spec in header.representations)
 
+    def keys(self, day: int) -> dict[RepSide, Int64s]:
+        """Return every key that has representations which samples of ``day`` may read."""
+        snapshot = self.before(day)
+        return {side: snapshot.keys(side) for side in SIDES}
+
     def dims(self, day: int) -> dict[str, int]:
         """Return the width of every named representation, or say which one the snapshot lacks."""
         specs = {
@@ -130,8 +135,7 @@ class KeptTables:
             if side not in tables or name not in tables[side].values
         )
         if missing:
-            snapshot = reps.before(day) if reps.as_of else None
-            wanted = {side: snapshot.keys(side) for side in SIDES} if snapshot else keys()
+            wanted: Mapping[RepSide, Int64s] = keys() if not reps.as_of else reps.keys(day)
             for side, table in replace(reps, names=missing).tables(day, wanted).items():
                 tables[side] = tables[side].beside(table) if side in tables else table
         others = (kept for other, kept in self._days.items() if other != place)

@@ -111,7 +111,8 @@ class Columns:
         """Return X'V (P, M) for V (N, M)."""
         raw_PM = self._raw_sums(values_NM)
         raw_PM -= np.outer(self.scale.mean_P, values_NM.sum(0))
-        return raw_PM / self.scale.scale_P[:, None]
+        scaled_PM: Floats = np.divide(raw_PM, self.scale.scale_P[:, None])
+        return scaled_PM
 
     def moments(self, slope_N: Floats, weight_N: Floats) -> Moments:
         """Return X'slope and X'weight (P, 2) and the weighted sums of squares (P,)."""
