@@ -200,8 +200,8 @@ def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
             else:
                 prepare_output(folder, overwrite=setting.config.overwrite)
                 shutil.rmtree(folder / "predictions", ignore_errors=True)
-                own = replace(setting.config, arms={arm: setting.config.chosen_arms[arm]})
-                own = replace(own, only=(), seeds=(seed,))
+                arms = {arm: setting.config.chosen_arms[arm]}
+                own = replace(setting.config, arms=arms, only=(), seeds=(seed,))
                 write_text(folder / "config.yaml", config_yaml(own))
     return ranks.broadcast(state) != "finished"
 
