@@ -4,7 +4,6 @@ torchrun --standalone --nproc-per-node 2 -m launch.retrieve configs/retrieve/ads
 """
 
 import re
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
+from lfm4ads.core.files import write_json
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
@@ -33,6 +32,7 @@ from lfm4ads.train.retrieved import Json, ListConfig, figure_of
 from lfm4ads.train.retriever import RetrievalFitConfig, Retriever, RetrieverConfig
 from lfm4ads.train.softmax import SoftmaxConfig
 from lfm4ads.train.split import SplitConfig
+from lfm4ads.train.study import Study
 from lfm4ads.train.top_lists import serve
 
 
@@ -108,22 +108,23 @@ class _Setting:
 def run(config: Config, ranks: Ranks) -> Path:
     """Train every arm and seed that is not finished yet; return the output folder."""
     setting = _open(config, ranks)
-    pending = [
-        (arm, seed)
-        for seed in config.seeds
-        for arm in config.arms
-        if _open_output(setting, arm=arm, seed=seed)
-    ]
-    if not pending:
-        raise UserError(
-            f"{config.output} already holds every arm and seed; choose another output or pass"
-            " overwrite=true",
-            everywhere=True,
-        )
-    for arm, seed in pending:
-        _run_arm(setting, arm=arm, seed=seed)
-    log.info("%d runs are in %s", len(config.arms) * len(config.seeds), config.output)
-    return config.output
+
+    def own(arm: str, seed: int) -> str:
+        return config_yaml(replace(config, arms={arm: config.arms[arm]}, seeds=(seed,)))
+
+    study = Study(
+        output=config.output,
+        arms=list(config.arms),
+        seeds=config.seeds,
+        overwrite=config.overwrite,
+        digest=lambda arm: _digest(setting, arm=arm),
+        config=own,
+        results=("predictions", "index", "lists"),
+    )
+    return study.run(
+        lambda arm, seed: _run_arm(setting, study.folder(arm, seed), arm=arm, seed=seed),
+        ranks=ranks,
+    )
 
 
 def _open(config: Config, ranks: Ranks) -> _Setting:
@@ -175,31 +176,10 @@ def _digest(setting: _Setting, *, arm: str) -> str:
     return digest(same, setting.sources.reps.version, setting.sources.dataset.schema)
 
 
-def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
-    """Make the folder of a run; return False where it holds this very run, finished."""
-    config, ranks = setting.config, setting.ranks
-    folder = config.output / arm / f"seed-{seed}"
-    state = ""
-    with ranks.together():
-        if ranks.is_first:
-            report = folder / "report.json"
-            same = report.exists() and read_json(report)["digest"] == _digest(setting, arm=arm)
-            if same and not config.overwrite:
-                state = "finished"
-            else:
-                prepare_output(folder, overwrite=config.overwrite)
-                for stale in ("predictions", "index", "lists"):
-                    shutil.rmtree(folder / stale, ignore_errors=True)
-                own = replace(config, arms={arm: config.arms[arm]}, seeds=(seed,))
-                write_text(folder / "config.yaml", config_yaml(own))
-    return ranks.broadcast(state) != "finished"
-
-
-def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
+def _run_arm(setting: _Setting, folder: Path, *, arm: str, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
     built = _build(setting, arm=arm, seed=seed)
-    folder = config.output / arm / f"seed-{seed}"
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     fitted = built.fit(
         config.fit,

@@ -4,7 +4,6 @@ torchrun --standalone --nproc-per-node 2 -m launch.transfer configs/transfer/ads
 """
 
 import re
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
+from lfm4ads.core.files import write_json
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.version import digest, git_commit
@@ -29,6 +28,7 @@ from lfm4ads.train.fit import FitConfig, Fitted, Fitter
 from lfm4ads.train.lineage import Lineage, open_lineage
 from lfm4ads.train.scores import Figures, figure_rows
 from lfm4ads.train.split import SplitConfig
+from lfm4ads.train.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +115,24 @@ class _Setting:
 def run(config: Config, ranks: Ranks) -> Path:
     """Train every arm and seed that is not finished yet; return the output folder."""
     setting = _open(config, ranks)
-    pending = [
-        (arm, seed)
-        for seed in config.seeds
-        for arm in config.chosen_arms
-        if _open_output(setting, arm=arm, seed=seed)
-    ]
-    if not pending:
-        raise UserError(
-            f"{config.output} already holds every arm and seed; choose another output or pass"
-            " overwrite=true",
-            everywhere=True,
-        )
-    for arm, seed in pending:
-        _run_arm(setting, arm=arm, seed=seed)
-    log.info("%d runs are in %s", len(config.chosen_arms) * len(config.seeds), config.output)
-    return config.output
+
+    def own(arm: str, seed: int) -> str:
+        arms = {arm: config.chosen_arms[arm]}
+        return config_yaml(replace(config, arms=arms, only=(), seeds=(seed,)))
+
+    study = Study(
+        output=config.output,
+        arms=list(config.chosen_arms),
+        seeds=config.seeds,
+        overwrite=config.overwrite,
+        digest=lambda arm: _digest(setting, arm),
+        config=own,
+        results=("predictions",),
+    )
+    return study.run(
+        lambda arm, seed: _run_arm(setting, study.folder(arm, seed), arm=arm, seed=seed),
+        ranks=ranks,
+    )
 
 
 def _open(config: Config, ranks: Ranks) -> _Setting:
@@ -187,30 +189,10 @@ def _digest(setting: _Setting, arm: str) -> str:
     return digest(setting.config.chosen_arms[arm], setting.same)
 
 
-def _open_output(setting: _Setting, *, arm: str, seed: int) -> bool:
-    """Make the folder of a run; return False where it holds this very run, finished."""
-    folder, ranks = setting.config.output / arm / f"seed-{seed}", setting.ranks
-    state = ""
-    with ranks.together():
-        if ranks.is_first:
-            report = folder / "report.json"
-            same = report.exists() and read_json(report)["digest"] == _digest(setting, arm)
-            if same and not setting.config.overwrite:
-                state = "finished"
-            else:
-                prepare_output(folder, overwrite=setting.config.overwrite)
-                shutil.rmtree(folder / "predictions", ignore_errors=True)
-                arms = {arm: setting.config.chosen_arms[arm]}
-                own = replace(setting.config, arms=arms, only=(), seeds=(seed,))
-                write_text(folder / "config.yaml", config_yaml(own))
-    return ranks.broadcast(state) != "finished"
-
-
-def _run_arm(setting: _Setting, *, arm: str, seed: int) -> None:
+def _run_arm(setting: _Setting, folder: Path, *, arm: str, seed: int) -> None:
     config, ranks = setting.config, setting.ranks
     started = time.monotonic()
     built = _build(setting, arm=arm, seed=seed)
-    folder = config.output / arm / f"seed-{seed}"
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     train, valid = setting.days["train"], setting.days["valid"]
     stop = setting.stop

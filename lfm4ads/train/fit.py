@@ -50,6 +50,42 @@ class Fitted:
     """Time spent training, scoring left out."""
 
 
+def fit_best(
+    sharded: Sharded,
+    days: Sequence[int],
+    *,
+    max_epochs: int,
+    patience: int,
+    train_day: Callable[[int, int, int], Pass],
+    judge: Callable[[int], float],
+) -> Fitted:
+    """Train until ``judge`` stops improving, and keep the weights it liked best.
+
+    Args:
+        sharded: The model.
+        days: Of an epoch, in order.
+        max_epochs: At most so many.
+        patience: Epochs without a better judgement before it stops.
+        train_day: From (day, epoch, steps before) to what the pass did.
+        judge: The larger the better, after each epoch.
+    """
+    best, best_epoch, weights = -1.0, -1, copy_weights(sharded)
+    rows, steps, seconds = 0, 0, 0.0
+    for epoch in range(max_epochs):
+        started = time.monotonic()
+        for day in days:
+            done = train_day(day, epoch, steps)
+            rows, steps = rows + done.rows, steps + done.steps
+        seconds += time.monotonic() - started
+        value = judge(epoch)
+        if value > best:
+            best, best_epoch, weights = value, epoch, copy_weights(sharded)
+        elif epoch - best_epoch >= patience:
+            break
+    put_weights(sharded, weights)
+    return Fitted(best_epoch, rows, seconds)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitter:
     """A model with the readers it trains and is scored on."""
@@ -77,24 +113,25 @@ class Fitter:
     ) -> Fitted:
         """Train on the ``train`` days until the ``valid`` days stop improving; keep the best."""
         monitor = config.monitor or self.tasks[0]
-        best, best_epoch, weights = -1.0, -1, copy_weights(self.sharded)
-        rows, steps, seconds = 0, 0, 0.0
-        for epoch in range(config.max_epochs):
-            started = time.monotonic()
-            for day in train:
-                done = self._train_day(
-                    day, epoch=epoch, first_total_step=steps, metrics=metrics, stop=stop
-                )
-                rows, steps = rows + done.rows, steps + done.steps
-            seconds += time.monotonic() - started
+
+        def train_day(day: int, epoch: int, steps: int) -> Pass:
+            return self._train_day(
+                day, epoch=epoch, first_total_step=steps, metrics=metrics, stop=stop
+            )
+
+        def judge(epoch: int) -> float:
             auc = weighted_scenario_auc(self.score(valid), task=monitor)
             metrics.write(f"monitor/{monitor}", auc, step=epoch, split="valid")
-            if auc > best:
-                best, best_epoch, weights = auc, epoch, copy_weights(self.sharded)
-            elif epoch - best_epoch >= config.patience:
-                break
-        put_weights(self.sharded, weights)
-        return Fitted(best_epoch, rows, seconds)
+            return auc
+
+        return fit_best(
+            self.sharded,
+            train,
+            max_epochs=config.max_epochs,
+            patience=config.patience,
+            train_day=train_day,
+            judge=judge,
+        )
 
     def roll(
         self, days: Sequence[int], *, metrics: MetricsLog, stop: StopSignal

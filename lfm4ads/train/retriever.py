@@ -3,7 +3,6 @@
 Dimension key: B rows of this rank, D width of the space of items.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,9 +21,8 @@ from lfm4ads.data.reader import ReaderConfig
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.retrieval import RetrievalConfig, RetrievalLoss, Retrieved
 from lfm4ads.shard.sharded import ShardConfig, Sharded
-from lfm4ads.shard.state import copy_weights, put_weights
 from lfm4ads.train.diagnose import explain_not_finite
-from lfm4ads.train.fit import Fitted
+from lfm4ads.train.fit import Fitted, fit_best
 from lfm4ads.train.loop import Pass, progress, train_pass
 from lfm4ads.train.losses import masked_bce
 from lfm4ads.train.popularity import PopularReader
@@ -100,23 +98,25 @@ class Retriever:
         stop: StopSignal,
     ) -> Fitted:
         """Train on the ``train`` days until the ``valid`` days stop improving; keep the best."""
-        best, best_epoch, weights = -1.0, -1, copy_weights(self.sharded)
-        rows, steps, seconds = 0, 0, 0.0
-        for epoch in range(config.max_epochs):
-            started = time.monotonic()
-            for day in train:
-                done = self._train_day(day, epoch=epoch, first_total_step=steps, stop=stop)
-                metrics.write(f"loss/{day}", done.loss, step=epoch, split="train", unit="nats/row")
-                rows, steps = rows + done.rows, steps + done.steps
-            seconds += time.monotonic() - started
+
+        def train_day(day: int, epoch: int, steps: int) -> Pass:
+            done = self._train_day(day, epoch=epoch, first_total_step=steps, stop=stop)
+            metrics.write(f"loss/{day}", done.loss, step=epoch, split="train", unit="nats/row")
+            return done
+
+        def judge(epoch: int) -> float:
             value = self._monitor(config, valid)
             metrics.write(f"monitor/{config.monitor}", value, step=epoch, split="valid")
-            if value > best:
-                best, best_epoch, weights = value, epoch, copy_weights(self.sharded)
-            elif epoch - best_epoch >= config.patience:
-                break
-        put_weights(self.sharded, weights)
-        return Fitted(best_epoch, rows, seconds)
+            return value
+
+        return fit_best(
+            self.sharded,
+            train,
+            max_epochs=config.max_epochs,
+            patience=config.patience,
+            train_day=train_day,
+            judge=judge,
+        )
 
     def score(self, days: Sequence[int], *, path: Path | None = None) -> Figures:
         """Return the figures of exposed rows over all ranks; write this rank's to ``path``."""
