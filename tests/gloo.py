@@ -27,13 +27,14 @@ def _enter(
     world: int,
     folder: str,
     seconds: int,
+    host_ranks: int | None,
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     out = Path(folder) / f"result-{rank}"
     try:
         store = dist.FileStore(f"{folder}/store", world)
-        ranks = connect(rank, world, store, timeout_seconds=seconds - 10)
+        ranks = connect(rank, world, store, timeout_seconds=seconds - 10, host_ranks=host_ranks)
         value = (True, body(ranks, *arguments))
         dist.destroy_process_group()
     except BaseException:  # noqa: BLE001 - the parent test reports it
@@ -42,16 +43,22 @@ def _enter(
 
 
 def run_ranks(
-    body: Callable[..., Any], world: int, *arguments: Any, seconds: int = 110
+    body: Callable[..., Any],
+    world: int,
+    *arguments: Any,
+    seconds: int = 110,
+    host_ranks: int | None = None,
 ) -> list[Any]:
     """Call ``body(ranks, *arguments)`` on ``world`` ranks; return the results in rank order.
 
     ``body`` must be a function of a module, so that a rank can import it. A rank that hangs is
-    killed after ``seconds``.
+    killed after ``seconds``. ``host_ranks`` of them pretend to be on one host; all by default.
     """
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            _CONTEXT.Process(target=_enter, args=(body, rank, world, folder, seconds, arguments))
+            _CONTEXT.Process(
+                target=_enter, args=(body, rank, world, folder, seconds, host_ranks, arguments)
+            )
             for rank in range(world)
         ]
         for process in processes:

@@ -34,6 +34,8 @@ class Ranks:
     device: torch.device
     group: dist.ProcessGroup | None = field(default=None, repr=False)
     """A gloo group for host arrays; the default group may be nccl."""
+    host_ranks: int = 0
+    """Ranks of one host, which have consecutive numbers; 0: all of them."""
 
     @property
     def is_first(self) -> bool:
@@ -144,8 +146,23 @@ def _pick_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def connect(rank: int, world: int, store: Store | None, *, timeout_seconds: int = 600) -> Ranks:
-    """Join ``world`` processes; without a store, torchrun's environment says where to meet."""
+def connect(
+    rank: int,
+    world: int,
+    store: Store | None,
+    *,
+    timeout_seconds: int = 600,
+    host_ranks: int | None = None,
+) -> Ranks:
+    """Join ``world`` processes; without a store, torchrun's environment says where to meet.
+
+    ``host_ranks`` says how many of them a host has; by default it is torchrun's word, and with a
+    store all of them.
+    """
+    if host_ranks is None:
+        host_ranks = world if store is not None else int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    # TorchRec reads this variable itself, and takes a host for one of eight ranks without it.
+    os.environ["LOCAL_WORLD_SIZE"] = str(host_ranks)
     device = _pick_device(int(os.environ.get("LOCAL_RANK", rank)))
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_seconds)
@@ -154,7 +171,7 @@ def connect(rank: int, world: int, store: Store | None, *, timeout_seconds: int 
         dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     )
     assert isinstance(group, dist.ProcessGroup)  # an int is for ranks left out, and none is
-    return Ranks(rank=rank, world=world, device=device, group=group)
+    return Ranks(rank=rank, world=world, device=device, group=group, host_ranks=host_ranks)
 
 
 @contextmanager
