@@ -1,12 +1,12 @@
 """Checkpoints on torch.distributed.checkpoint (DCP) that are complete or invisible.
 
-A checkpoint folder holds DCP's files, ``meta.json`` (what the loop needs to go on) and
-``manifest.json`` (size and SHA-256 of every file), written last. It is built under a temporary
-name and renamed.
+A checkpoint folder holds DCP's files, ``meta.json`` (what the loop needs to go on), JSON files of
+the caller's, and the seal (``core/seal.py``), written last. It is built under a temporary name,
+put on the disk and renamed.
 """
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,45 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.files import read_json, sha256, write_json
+from lfm4ads.core.files import read_json, write_json
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.core.seal import (
+    SEAL,
+    check_file,
+    digest_files,
+    merge_entries,
+    read_seal,
+    sync_folder,
+    verify_seal,
+    write_seal,
+)
+
+META = "meta.json"
 
 
 def save_checkpoint(
-    folder: Path, state: dict[str, Any], *, meta: dict[str, Any], ranks: Ranks
+    folder: Path,
+    state: dict[str, Any],
+    *,
+    meta: dict[str, Any],
+    ranks: Ranks,
+    notes: Mapping[str, Any] | None = None,
+    former: str = "",
 ) -> None:
-    """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``.
+    """Write ``state`` (nested dicts of tensors, sharded or not) and ``meta``. Collective.
 
-    A former ``folder`` is replaced at the end.
+    Args:
+        folder: Where to; a former one is replaced at the end.
+        state: What is loaded again by the same names.
+        meta: What the loop needs to go on.
+        ranks: The job, with a group that no other thread uses meanwhile.
+        notes: More JSON files, by name.
+        former: Name beside ``folder`` under which a former one is kept; empty: it is removed.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     with ranks.together():
         if ranks.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_checkpoint(temporary)
             temporary.mkdir(parents=True)
     try:
         save_tensors(state, checkpoint_id=temporary, process_group=ranks.group)
@@ -41,63 +65,65 @@ def save_checkpoint(
             f"{folder}: the checkpoint could not be written ({first}); free disk space",
             everywhere=True,
         ) from error
-    mine: dict[str, Any] = {}
+    mine = {}
     with ranks.together():
-        mine = _entries(temporary, f"__{ranks.rank}_*.distcp")
-    files = {
-        name: entry
-        for text in ranks.texts(json.dumps(mine))
-        for name, entry in json.loads(text).items()
-    }
+        mine = digest_files(temporary.glob(f"__{ranks.rank}_*.distcp"))
+    files = merge_entries(mine, ranks)
     with ranks.together():
         if ranks.is_first:
-            write_json(temporary / "meta.json", meta)
-            files |= _entries(temporary, ".metadata") | _entries(temporary, "meta.json")
-            write_json(
-                temporary / "manifest.json",
-                {"schema_version": 1, "world": ranks.world, "files": files},
-            )
-            _replace(temporary, folder)
+            own = {META: meta, **(notes or {})}
+            for name, value in own.items():
+                write_json(temporary / name, value)
+            files |= digest_files(temporary / name for name in (".metadata", *own))
+            write_seal(temporary, files, world=ranks.world)
+            _replace(temporary, folder, former=former)
 
 
-def _entries(folder: Path, pattern: str) -> dict[str, Any]:
-    return {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.glob(pattern))
-    }
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a folder, its seal first: what a kill leaves of it is no checkpoint."""
+    (folder / SEAL).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in the place of ``folder``; ``complete_checkpoints`` always sees one."""
-    former = folder.with_name(f".{folder.name}.old")
+def _replace(temporary: Path, folder: Path, *, former: str) -> None:
+    """Put ``temporary`` in the place of ``folder``; at any moment one of them is complete."""
+    old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(former, ignore_errors=True)
-        folder.rename(former)
+        remove_checkpoint(old)
+        kept = folder.with_name(former) if former else old
+        if kept.exists():
+            kept.rename(old)
+        folder.rename(kept)
     temporary.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
+    sync_folder(folder.parent)
+    remove_checkpoint(old)
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return the meta of a complete checkpoint, or say what is wrong with it."""
-    manifest = read_json(folder / "manifest.json")
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise UserError(
-                f"{path} is missing or torn; remove {folder} and rerun, or restore it from a copy"
-            )
-    return read_json(folder / "meta.json")
+    """Return the meta of a complete checkpoint, or say what is wrong with it.
+
+    Sizes of all files and the bytes of the meta are looked at; ``load_checkpoint`` looks at all.
+    """
+    files = read_seal(folder)
+    if META not in files:
+        raise UserError(
+            f"{folder} is sealed without {META}; remove it and rerun, or restore it from a copy"
+        )
+    check_file(folder / META, files[META])
+    return read_json(folder / META)
 
 
 def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dict[str, Any]:
-    """Read a checkpoint into the tensors of ``state`` and return its meta.
+    """Read a checkpoint into the tensors of ``state`` and return its meta. Collective.
 
-    Any number of ranks may have written it.
+    Any number of ranks may have written it. All of its bytes are verified first, whatever part of
+    them is read.
 
     Raises:
         UserError: the checkpoint is incomplete, or lacks a tensor of ``state`` or holds it in
             another shape.
     """
+    verify_seal(folder, ranks)
     meta: dict[str, Any] = {}
     with ranks.together():
         meta = check_checkpoint(folder)
@@ -114,13 +140,18 @@ def load_checkpoint(folder: Path, state: dict[str, Any], *, ranks: Ranks) -> dic
 
 
 def tensor_shapes(folder: Path, *, part: str = "model") -> dict[str, list[int]]:
-    """Return the shape of every tensor of a part of a checkpoint, by its name there."""
-    check_checkpoint(folder)
+    """Return the shape of every tensor of a part of a checkpoint, by its name there.
+
+    An empty ``part`` stands for all of them.
+    """
+    files = read_seal(folder)
+    check_file(folder / ".metadata", files[".metadata"])
     entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    prefix = f"{part}." if part else ""
     return {
-        name.removeprefix(f"{part}."): list(entry.size)
+        name.removeprefix(prefix): list(entry.size)
         for name, entry in entries.items()
-        if name.startswith(f"{part}.") and isinstance(entry, TensorStorageMetadata)
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
 
 
@@ -128,14 +159,20 @@ def complete_checkpoints(root: Path) -> list[Path]:
     """Return the checkpoint folders under ``root`` that are complete, by name.
 
     A former one whose successor was killed between the two renames is among them.
+
+    Raises:
+        UserError: one of them is torn: a reader that is told to use it must not use another.
     """
     found = []
     for folder in sorted(root.glob("*")):
-        successor = folder.with_name(folder.name.removeprefix(".").removesuffix(".old"))
-        former = folder.name.endswith(".old") and not successor.exists()
-        hidden = folder.name.startswith(".") and not former
-        if hidden or not (folder / "manifest.json").is_file():
-            continue
-        check_checkpoint(folder)
-        found.append(folder)
+        if is_visible(folder) and (folder / SEAL).is_file():
+            check_checkpoint(folder)
+            found.append(folder)
     return found
+
+
+def is_visible(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint's own name, or all that is left of one."""
+    successor = folder.with_name(folder.name.removeprefix(".").removesuffix(".old"))
+    former = folder.name.endswith(".old") and not successor.exists()
+    return former or not folder.name.startswith(".")
