@@ -18,6 +18,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 USER_ERROR = 2
 """Exit status of a rank that has told the user what to mend."""
+SPOKEN = (USER_ERROR, 75, 143)
+"""Those of ranks that have said why they end: 75, another is missing; 143, told to stop."""
 
 
 def threads_per_rank(processes: str) -> int:
@@ -55,7 +57,7 @@ def _order(code: int) -> int:
 
 def _end(rank: int, code: int) -> int:
     """Say how a rank ended unless it has said so itself; return the exit status."""
-    if code == USER_ERROR:
+    if code in SPOKEN:
         return code
     if code > 0:
         return _fail(f"rank {rank} failed with exit code {code}", status=code)

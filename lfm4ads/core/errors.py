@@ -8,3 +8,7 @@ class UserError(ValueError):
         super().__init__(sentence)
         self.everywhere = everywhere
         """Whether every rank raises this same sentence, so that one printing it is enough."""
+
+
+class StoppedError(UserError):
+    """The job was told to stop and did, after a whole step; the same command goes on."""

@@ -6,11 +6,12 @@ through gloo whatever the device of the model, because metrics, keys and errors 
 
 import gc
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,11 +19,42 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, Store  # pyright: ignore[reportPrivateImportUsage] - documented, absent from __all__
+from torch.distributed import HashStore, PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage] - documented, absent from __all__
+from torch.distributed.rendezvous import rendezvous
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import StoppedError, UserError
+from lfm4ads.core.watch import Watch
 
 Array = npt.NDArray[Any]
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+"""How long a rank waits for another in an exchange; LFM4ADS_TIMEOUT_SECONDS gives another."""
+
+
+class StopSignal:
+    """Remembers that SIGTERM or SIGINT came, so that all ranks leave after the same step."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Remember signals in a block, in which they do not end the process by themselves."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        former = {number: signal.signal(number, lambda *_: self._event.set()) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a signal has come to this rank."""
+        return self._event.is_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +66,10 @@ class Ranks:
     device: torch.device
     group: dist.ProcessGroup | None = field(default=None, repr=False)
     """A gloo group for host arrays; the default group may be nccl."""
+    stop: StopSignal = field(default_factory=StopSignal, repr=False)
+    """Whether this rank was told to stop."""
+    watch: Watch | None = field(default=None, repr=False)
+    """Ends a job one of whose ranks does not come to an exchange."""
     host_ranks: int = 0
     """Ranks of one host, which have consecutive numbers; 0: all of them."""
 
@@ -46,6 +82,16 @@ class Ranks:
         """Wait until every rank is here."""
         if self.world > 1:
             dist.barrier(group=self.group)
+            self._passed()
+
+    def at(self, words: str) -> None:
+        """Note what this rank is about to do, for when it does not come back. Not collective."""
+        if self.watch is not None:
+            self.watch.at(words)
+
+    def _passed(self) -> None:
+        if self.watch is not None:
+            self.watch.passed()
 
     def sum(self, values: Array) -> Array:
         """Return the element-wise sum over ranks of same-shaped arrays."""
@@ -53,6 +99,7 @@ class Ranks:
             return values.copy()
         tensor = torch.from_numpy(np.array(values, copy=True))
         dist.all_reduce(tensor, group=self.group)
+        self._passed()
         return tensor.numpy()
 
     def any(self, flag: bool, /) -> bool:  # noqa: FBT001 - the only argument: nothing to mix up
@@ -84,6 +131,7 @@ class Ranks:
         )
         received = torch.empty(int(incoming.sum()), dtype=torch.uint8)
         dist.all_to_all_single(received, sent, incoming.tolist(), sizes.tolist(), group=self.group)
+        self._passed()
         pieces = torch.split(received, incoming.tolist())
         return [
             np.frombuffer(piece.numpy().tobytes(), dtype=dtype).reshape(-1, *shape)
@@ -100,6 +148,7 @@ class Ranks:
             return mine
         pieces = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(pieces, mine)
+        self._passed()
         return torch.cat(pieces)
 
     def broadcast(self, text: str) -> str:
@@ -119,6 +168,11 @@ class Ranks:
             return
         sentences = [text for text in self.texts(str(error) if error else "") if text]
         raise UserError("; ".join(dict.fromkeys(sentences)), everywhere=True)
+
+    def leave_if_stopped(self, words: str) -> None:
+        """Raise on every rank if any was told to stop; ``words`` say what becomes of the work."""
+        if self.any(self.stop.is_set):
+            raise StoppedError(f"stopped by a signal; {words}", everywhere=True)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -149,18 +203,17 @@ def _pick_device(local_rank: int) -> torch.device:
 def connect(
     rank: int,
     world: int,
-    store: Store | None,
+    store: Store,
     *,
-    timeout_seconds: int = 600,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     host_ranks: int | None = None,
 ) -> Ranks:
-    """Join ``world`` processes; without a store, torchrun's environment says where to meet.
+    """Join ``world`` processes that meet at ``store``.
 
-    ``host_ranks`` says how many of them a host has; by default it is torchrun's word, and with a
-    store all of them.
+    ``host_ranks`` says how many of them a host has; by default all of them.
     """
     if host_ranks is None:
-        host_ranks = world if store is not None else int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        host_ranks = world
     # TorchRec reads this variable itself, and takes a host for one of eight ranks without it.
     os.environ["LOCAL_WORLD_SIZE"] = str(host_ranks)
     device = _pick_device(int(os.environ.get("LOCAL_RANK", rank)))
@@ -174,6 +227,45 @@ def connect(
     return Ranks(rank=rank, world=world, device=device, group=group, host_ranks=host_ranks)
 
 
+def _timeout_seconds() -> float:
+    text = os.environ.get("LFM4ADS_TIMEOUT_SECONDS", str(DEFAULT_TIMEOUT_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UserError(
+            f"LFM4ADS_TIMEOUT_SECONDS is {text!r}; give seconds, as 600, or leave it out",
+            everywhere=True,
+        )
+    return seconds
+
+
+def _join(seconds: float) -> Ranks:
+    """Join the job torchrun started; its environment says where to meet."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    meeting = rendezvous("env://", timeout=timedelta(seconds=seconds))
+    store, rank, world = next(meeting)
+    # The watch speaks first: torch's own message names neither the missing rank nor the step.
+    ranks = connect(
+        rank,
+        world,
+        PrefixStore("job", store),
+        timeout_seconds=seconds + 60,
+        host_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
+    )
+    board = PrefixStore("watch", store.clone())  # pyright: ignore[reportAttributeAccessIssue] - absent from its stub
+    return replace(ranks, watch=Watch(board, rank=rank, world=world, timeout_seconds=seconds))
+
+
+def broken_exchange(error: RuntimeError) -> str:
+    """Return in a few words how an exchange with other ranks failed; nothing if none did."""
+    text = str(error)
+    if not isinstance(error, dist.DistError) and "gloo/" not in text:
+        return ""
+    return re.sub(r"^\[[^]]*gloo[^]]*\] *", "", re.split(r"\n|\. ", text)[0]).rstrip(".")
+
+
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
     """Join the job torchrun started, or be the only process of a job of one.
@@ -181,29 +273,21 @@ def open_ranks() -> Iterator[Ranks]:
     Denormal floats are flushed to zero: they were the largest single cost of CPU training.
     """
     torch.set_flush_denormal(True)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    store = HashStore() if world == 1 else None
-    ranks = connect(int(os.environ.get("RANK", "0")), world, store)
+    seconds = _timeout_seconds()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        ranks = connect(0, 1, HashStore())
+    else:
+        ranks = _join(seconds)
+    if ranks.watch is not None:
+        ranks.watch.start()
     try:
-        yield ranks
+        with ranks.stop.listening():
+            yield ranks
     finally:
+        if ranks.watch is not None:
+            ranks.watch.stop()
         # Models in reference cycles hold gloo's threads; left to the interpreter's exit, one in
         # thirty ranks aborted after its work was done.
         gc.collect()
         dist.destroy_process_group()
         gc.collect()
-
-
-class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that the loop can save and leave after its step."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self._event.set())
-
-    @property
-    def is_set(self) -> bool:
-        """Whether a signal has come to this rank."""
-        return self._event.is_set()

@@ -13,9 +13,10 @@ from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, write_json, write_text
 from lfm4ads.core.log import MetricsLog, log
-from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
 from lfm4ads.core.version import digest, git_commit
+from lfm4ads.data.choice import load_choice
 from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.config import LfmConfig
@@ -39,6 +40,8 @@ class Config:
     output: Path
     """Run folder; an unfinished run of the same config in it is continued."""
     days: DaysConfig
+    select: Path | None = None
+    """``features.yaml`` of select, choose=features: no tower reads another feature."""
     monitor: str = ""
     """Task whose AUC chooses the number of base passes; empty: the mean over tasks."""
     seed: int = 0
@@ -80,6 +83,7 @@ def upstream_version(config: Config, dataset: Dataset) -> str:
         save_every_steps=0,
         write_scores=False,
         explore=ExploreConfig(),
+        select=None,
         days=replace(config.days, last=99999999),
     )
     return digest(same, dataset.schema)
@@ -89,6 +93,7 @@ def run(config: Config, ranks: Ranks) -> Path:
     """Train; return the run folder."""
     started = time.monotonic()
     dataset = open_dataset(config.data, ranks)
+    config = _choose(config, dataset, ranks)
     work = plan_work(config.days, dataset)
     if config.monitor and config.monitor not in dataset.schema.binary_tasks:
         raise UserError(
@@ -139,11 +144,24 @@ def run(config: Config, ranks: Ranks) -> Path:
         ),
         save_every_steps=config.save_every_steps,
         write_scores=config.write_scores,
-        stop=StopSignal(),
+        stop=ranks.stop,
     )
     daily.run()
     _finish(config, daily, dataset, seconds=time.monotonic() - started)
     return config.output
+
+
+def _choose(config: Config, dataset: Dataset, ranks: Ranks) -> Config:
+    """Return the config with what select left out added to ``model.without``."""
+    if config.select is None:
+        return config
+    chosen: list[str] = []
+    with ranks.together():
+        choice = load_choice(config.select, features=dataset.schema.features)
+        chosen += choice.keep_features(tuple(dataset.schema.features))
+    left = (name for name in dataset.schema.features if name not in chosen)
+    without = tuple(dict.fromkeys([*config.model.without, *left]))
+    return replace(config, model=replace(config.model, without=without))
 
 
 def _survey(

@@ -13,7 +13,7 @@ from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import write_json
 from lfm4ads.core.log import MetricsLog, log
-from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.version import digest, git_commit
 from lfm4ads.data.attach import Reps, resolve_version
 from lfm4ads.data.index import Dataset, open_dataset
@@ -102,7 +102,6 @@ class _Setting:
     queries: dict[str, tuple[str, ...]]
     """Representations of the user by arm, patterns resolved."""
     days: dict[str, list[int]]
-    stop: StopSignal
 
 
 def run(config: Config, ranks: Ranks) -> Path:
@@ -144,7 +143,7 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
         reps=reps,
         ranks=ranks,
     )
-    return _Setting(config, ranks, sources, queries, days, StopSignal())
+    return _Setting(config, ranks, sources, queries, days)
 
 
 def _check_task(config: Config, dataset: Dataset) -> None:
@@ -186,7 +185,7 @@ def _run_arm(setting: _Setting, folder: Path, *, arm: str, seed: int) -> None:
         train=setting.days["train"],
         valid=setting.days["valid"],
         metrics=metrics,
-        stop=setting.stop,
+        stop=ranks.stop,
     )
     rows: list[Json] = []
     lists: list[Json] = []

@@ -14,13 +14,14 @@ from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import write_json
 from lfm4ads.core.log import MetricsLog, log
-from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.version import digest, git_commit
 from lfm4ads.data.attach import KeptTables, Reps, resolve_version
+from lfm4ads.data.choice import load_choice
 from lfm4ads.data.index import Dataset, open_dataset, select_rows
 from lfm4ads.data.reader import ReaderConfig
 from lfm4ads.data.rows import KeptRows
-from lfm4ads.model.arm import DEFAULT_ARMS, ArmConfig
+from lfm4ads.model.arm import DEFAULT_ARMS, ArmConfig, choose_arms
 from lfm4ads.model.downstream import DownstreamConfig
 from lfm4ads.shard.sharded import ShardConfig
 from lfm4ads.train.arms import Built, RunConfig, Sources, build_arm
@@ -45,6 +46,8 @@ class InputConfig:
     as_of: int = 0
     """Snapshot that samples of every day read; 0: each day the newest before it. One for all days
     tells training samples of their future, as the public code of LFM4Ads does: for comparison."""
+    select: Path | None = None
+    """``features.yaml`` of select: no arm reads another representation, dim or feature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,6 @@ class _Setting:
     days: dict[str, list[int]]
     same: str
     """What all arms' results depend on, named."""
-    stop: StopSignal = field(default_factory=StopSignal)
     kept: KeptTables = field(default_factory=KeptTables)
     rows: KeptRows = field(default_factory=KeptRows)
 
@@ -115,6 +117,7 @@ class _Setting:
 def run(config: Config, ranks: Ranks) -> Path:
     """Train every arm and seed that is not finished yet; return the output folder."""
     setting = _open(config, ranks)
+    config = setting.config
 
     def own(arm: str, seed: int) -> str:
         arms = {arm: config.chosen_arms[arm]}
@@ -162,14 +165,25 @@ def _open(config: Config, ranks: Ranks) -> _Setting:
         reps = Reps(config.input.reps, version, (), as_of=config.input.as_of)
         names = reps.every(first)
         checkpoint = lineage.checkpoint(reps.before(first).manifest.header.checkpoint_day)
-        for arm in config.chosen_arms.values():
-            arm.named(names)
+        config = _choose(config, dataset, names)
         own = replace(config, arms={}, only=(), seeds=(0,), overwrite=False, output=Path())
         same = digest(own, version, dataset.schema)
         settings.append(
             _Setting(config, ranks, chosen, version, names, lineage, checkpoint, days, same)
         )
     return settings[0]
+
+
+def _choose(config: Config, dataset: Dataset, names: tuple[str, ...]) -> Config:
+    """Return the config cut down to what select chose; check what arms read in any case."""
+    arms = {name: arm.named(names) for name, arm in config.chosen_arms.items()}
+    if config.input.select is None:
+        return config
+    every = tuple(dataset.schema.features)
+    choice = load_choice(config.input.select, features=every, representations=names)
+    features = choice.keep_features(config.model.features or every)
+    model = replace(config.model, features=features)
+    return replace(config, arms=choose_arms(arms, choice), only=(), model=model)
 
 
 def _check_tasks(config: Config, dataset: Dataset) -> None:
@@ -195,7 +209,7 @@ def _run_arm(setting: _Setting, folder: Path, *, arm: str, seed: int) -> None:
     built = _build(setting, arm=arm, seed=seed)
     metrics = MetricsLog(folder / "metrics.jsonl", ranks=ranks)
     train, valid = setting.days["train"], setting.days["valid"]
-    stop = setting.stop
+    stop = ranks.stop
     fitted = built.fitter.fit(config.fit, train=train, valid=valid, metrics=metrics, stop=stop)
     figures = _score(setting, built.fitter, folder=folder, metrics=metrics)
     for split, of_split in figures.items():
@@ -225,7 +239,7 @@ def _score(
 
     valid = fitter.score(days["valid"], path=path("valid"))
     then = (
-        fitter.roll(days["valid"], metrics=metrics, stop=setting.stop)
+        fitter.roll(days["valid"], metrics=metrics, stop=setting.ranks.stop)
         if setting.config.fit.rolling
         else None
     )

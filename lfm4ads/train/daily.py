@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import StoppedError
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.data.batch import Batch
@@ -88,7 +88,14 @@ class Daily:
     def run(self) -> None:
         """Do every item from the position on."""
         while self.position.index < len(self.work.items):
-            self._do(self.work.items[self.position.index])
+            item = self.work.items[self.position.index]
+            try:
+                self._do(item)
+            except StoppedError:
+                # A pass that only scores has moved no weight: what was trained before it is kept.
+                if item.kind in ("validate", "score"):
+                    self._save("last", day=item.day)
+                raise
 
     def _do(self, item: Item) -> None:
         match item.kind:
@@ -149,7 +156,7 @@ class Daily:
         )
         if done.stopped:
             self._save("last", day=item.day)
-            raise UserError(
+            raise StoppedError(
                 f"stopped by a signal at step {position.total_steps}, which is saved; run the same"
                 " command to go on",
                 everywhere=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import StoppedError
 from lfm4ads.core.log import MetricsLog
 from lfm4ads.core.ranks import StopSignal
 from lfm4ads.data.attach import RepsReader
@@ -197,7 +197,7 @@ class Fitter:
             first_total_step=first_total_step,
         )
         if done.stopped:
-            raise UserError(
+            raise StoppedError(
                 "stopped by a signal; run the same command to go on with the arms that are not"
                 " finished",
                 everywhere=True,

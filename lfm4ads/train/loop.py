@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import StoppedError, UserError
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.batch import Batch
@@ -46,9 +46,11 @@ def agreed(
     """Yield batches, or None and end when any rank was told to stop; one's error raises on all.
 
     One small all-reduce a step: without it a rank that fails leaves the others waiting in a
-    collective.
+    collective. Without ``stop``, for a pass whose half is worth nothing, a signal raises
+    ``StoppedError`` instead.
     """
     source = iter(batches)
+    signalled = ranks.stop if stop is None else stop
     while True:
         error = fault.error if fault else None
         batch: Batch | None = None
@@ -56,10 +58,13 @@ def agreed(
             batch = next(source, None)
         except UserError as caught:
             error = error or caught
-        flags = np.array([error is not None, stop is not None and stop.is_set], dtype=np.int64)
+        flags = np.array([error is not None, signalled.is_set], dtype=np.int64)
         failed, stopped = ranks.sum(flags)
         if failed:
             ranks.agree(error)
+        if stopped and stop is None:
+            words = "stopped by a signal; run the same command to go on"
+            raise StoppedError(words, everywhere=True)
         if stopped:
             yield None
             return
@@ -114,6 +119,7 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         if host_batch is None:
             stopped = True
             break
+        ranks.at(f"training step {first_total_step + steps + 1}, day {host_batch.day}")
         rows += int(host_batch.valid.sum())
         batch = host_batch.to(ranks.device)
         seed_torch(seed, first_step + steps, ranks.rank)

@@ -122,6 +122,7 @@ def evaluate(
     ranks = space.sharded.ranks
     scores = RetrievedScores(ks, scenarios=scenarios)
     for day in space.at(days):
+        ranks.leave_if_stopped("run the same command to go on with the arms that are not finished")
         with ranks.together():
             scores.update(day, truth)
     return scores.reduce(ranks, split=split)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import StoppedError
 from lfm4ads.core.log import MetricsLog
 from lfm4ads.core.ranks import StopSignal
 from lfm4ads.data.attach import RepsReader
@@ -186,7 +186,7 @@ class Retriever:
             first_total_step=first_total_step,
         )
         if done.stopped:
-            raise UserError(
+            raise StoppedError(
                 "stopped by a signal; run the same command to go on with the arms that are not"
                 " finished",
                 everywhere=True,

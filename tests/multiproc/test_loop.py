@@ -153,7 +153,9 @@ def body(ranks, folder):
         if last and len(steps) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stopped = run_pass(sharded, batches, stop=StopSignal(), after_step=interrupt)
+    stop = StopSignal()
+    with stop.listening():
+        stopped = run_pass(sharded, batches, stop=stop, after_step=interrupt)
     found["stopped"] = (stopped.stopped, stopped.steps, len(steps))
 
     reader = broken(batches, after=3) if last else batches

@@ -172,11 +172,13 @@ def test_a_job_of_one_needs_no_environment(monkeypatch):
 def test_a_signal_is_remembered():
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        for number in former:
+        for number, handler in former.items():
             stop = StopSignal()
-            assert not stop.is_set
-            os.kill(os.getpid(), number)
-            assert stop.is_set
+            with stop.listening():
+                assert not stop.is_set
+                os.kill(os.getpid(), number)
+                assert stop.is_set
+            assert signal.getsignal(number) == handler
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
