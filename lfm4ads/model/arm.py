@@ -1,10 +1,12 @@
 """How upstream knowledge enters a downstream model, as a config (arXiv 2508.14948)."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from lfm4ads.core.errors import UserError
+from lfm4ads.data.choice import Choice
 
 UR, IR = "user.ur", "item.ir"
 NOTHING, EVERYTHING = "nothing", "everything"
@@ -34,6 +36,8 @@ class ArmConfig:
     copy: str = ""
     """Module level: the upstream's whole network as the downstream model, its layers copied from
     the input up to the named one: nothing, towers, a layer of the mix tower, or everything."""
+    dims: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """Dims that are read of a representation at feature level; of one not named all are."""
 
     def __post_init__(self) -> None:
         if self.copy and self.reads:
@@ -63,6 +67,32 @@ class ArmConfig:
         """
         found = {way: match_names(some, names) for way, some in self.patterns.items()}
         return replace(self, **found)
+
+    def keeping(self, choice: Choice) -> "ArmConfig":
+        """Return the arm, which has no patterns, reading at feature level what was chosen.
+
+        A module runs the upstream's own layers, which need UR and IR whole: it keeps them.
+        """
+        kept = {way: choice.keep_representations(some) for way, some in self.patterns.items()}
+        reads = {name for some in kept.values() for name in some}
+        dims = {name: some for name, some in choice.dims.items() if name in reads}
+        return replace(self, **kept, dims=dims or self.dims)
+
+
+def choose_arms(arms: Mapping[str, ArmConfig], choice: Choice) -> dict[str, ArmConfig]:
+    """Return arms that read of their representations those that were chosen.
+
+    Raises:
+        UserError: Nothing is left of what makes an arm another than vanilla.
+    """
+    chosen = {name: arm.keeping(choice) for name, arm in arms.items()}
+    for name, arm in arms.items():
+        if arm.reads and not chosen[name].reads:
+            raise UserError(
+                f"arm {name} reads {', '.join(arm.reads)}, of which nothing was chosen; name the"
+                " other arms in only, or select more"
+            )
+    return chosen
 
 
 def match_names(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:

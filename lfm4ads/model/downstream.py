@@ -128,8 +128,9 @@ class _Entry(nn.Module):
         embeddings: int,
     ) -> None:
         super().__init__()
-        dims = {name: rep_dims[name] for some in arm.patterns.values() for name in some}
-        self.standardiser = Standardiser(dims) if dims else None
+        stored = {name: rep_dims[name] for some in arm.patterns.values() for name in some}
+        self.standardiser = Standardiser(stored, chosen=arm.dims) if stored else None
+        dims = self.standardiser.dims if self.standardiser else {}
         self._arm = arm
         self._sides = [
             [name for name in arm.adapter if name.startswith(side)] for side in ("user.", "item.")

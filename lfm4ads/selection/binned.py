@@ -10,6 +10,7 @@ T bins.
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -63,6 +64,21 @@ def _unordered(codes: Ints) -> Floats:
     wide = codes * 2 + 1
     bits = np.where(wide >= 0, wide, np.iinfo(np.int64).min - (wide - 1))
     return bits.view(np.float64)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A batch at a fit."""
+
+    taken_NM: Floats
+    bin_N: Ints
+    hazard_N: Floats
+    multiplier_N: Floats
+    """Hazard times the cumulated baseline: what a row adds to gradient and Hessian."""
+    event_N: Floats
+    """Weights of rows with an event."""
+    observed_N: Floats
+    """1 for rows with an event."""
 
 
 class BinnedCox:
@@ -150,8 +166,22 @@ class BinnedCox:
         return hessian_MM
 
     def blocks(self, fit: Fit, *, columns_GM: Ints) -> Floats:
-        """Return the Hessian blocks of groups, two passes for each."""
-        return np.stack([self.hessian(fit, columns_M=columns_M) for columns_M in columns_GM])
+        """Return the Hessian blocks of groups: a pass for the risk, then one for all of them."""
+        groups, size = columns_GM.shape
+        risk, _ = self._risk(fit)
+        bins, tied = len(self._edges_T), 1 + self._tied
+        own_GMM, sums_2TM = np.zeros((groups, size, size)), np.zeros((tied, bins, groups * size))
+        for part in self._parts(fit, risk, columns_GM.ravel()):
+            block_GMN = part.taken_NM.T.reshape(groups, size, -1)
+            own_GMM += (block_GMN * part.multiplier_N) @ block_GMN.transpose(0, 2, 1)
+            self._add_by_bin(sums_2TM, part)
+        summed = self._sum(np.r_[own_GMM.ravel(), sums_2TM.ravel()])
+        own_GMM = summed[: own_GMM.size].reshape(own_GMM.shape)
+        sums_2TGM = summed[own_GMM.size :].reshape(tied, bins, groups, size)
+        for group in range(groups):
+            own_GMM[group] -= self._squared(risk, sums_2TGM[:, :, group], full=True)
+        own_GMM[:, np.arange(size), np.arange(size)] += self.ridge_weight
+        return own_GMM
 
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
@@ -195,33 +225,53 @@ class BinnedCox:
 
     def _second(self, fit: Fit, risk: Risk, asked: Ints, *, full: bool) -> tuple[Floats, Floats]:
         """Return the gradient (M,) and the Hessian (M, M) or its diagonal, without ridge."""
-        chosen, width, bins = len(fit.columns_K), len(asked), len(self._edges_T)
+        width, bins = len(asked), len(self._edges_T)
         gradient_M = np.zeros(width)
         own = np.zeros((width, width) if full else width)
         sums_2TM = np.zeros((1 + self._tied, bins, width))
-        for batch, design, bin_N in self._designs(np.concatenate([fit.columns_K, asked])):
-            predictor_N = design[:, :chosen] @ fit.coefficients_K
-            taken_NM = design[:, chosen:]
-            hazard_N = batch.weight_N * np.exp(np.minimum(predictor_N, _MAX_PREDICTOR))
-            left_N = risk.rows_T[bin_N] - batch.event_N * risk.events_T[bin_N]
-            multiplier_N = hazard_N * left_N
-            gradient_M += (multiplier_N - batch.weight_N * batch.event_N) @ taken_NM
+        for part in self._parts(fit, risk, asked):
+            taken_NM = part.taken_NM
+            gradient_M += (part.multiplier_N - part.event_N) @ taken_NM
             if full:
-                own += taken_NM.T @ (taken_NM * multiplier_N[:, None])
+                own += taken_NM.T @ (taken_NM * part.multiplier_N[:, None])
             else:
-                own += multiplier_N @ taken_NM**2
-            sums_2TM[0] += _by_bin(bin_N, hazard_N, bins) @ taken_NM
-            if self._tied:
-                sums_2TM[1] += _by_bin(bin_N, hazard_N * batch.event_N, bins) @ taken_NM
+                own += part.multiplier_N @ taken_NM**2
+            self._add_by_bin(sums_2TM, part)
         # Squares of sums may be taken only of the sums of all ranks.
         summed = self._sum(np.r_[gradient_M, own.ravel(), sums_2TM.ravel()])
         own = summed[width : width + own.size].reshape(own.shape)
         sums_2TM = summed[width + own.size :].reshape(sums_2TM.shape)
+        return summed[:width], own - self._squared(risk, sums_2TM, full=full)
+
+    def _parts(self, fit: Fit, risk: Risk, asked: Ints) -> Iterator[_Part]:
+        chosen = len(fit.columns_K)
+        for batch, design, bin_N in self._designs(np.concatenate([fit.columns_K, asked])):
+            predictor_N = design[:, :chosen] @ fit.coefficients_K
+            hazard_N = batch.weight_N * np.exp(np.minimum(predictor_N, _MAX_PREDICTOR))
+            left_N = risk.rows_T[bin_N] - batch.event_N * risk.events_T[bin_N]
+            yield _Part(
+                np.asfortranarray(design[:, chosen:]),
+                bin_N,
+                hazard_N,
+                hazard_N * left_N,
+                batch.weight_N * batch.event_N,
+                batch.event_N,
+            )
+
+    def _add_by_bin(self, sums_2TM: Floats, part: _Part) -> None:
+        """Add sums of columns over the rows of each bin, and over its events where any are tied."""
+        bins = len(self._edges_T)
+        sums_2TM[0] += _by_bin(part.bin_N, part.hazard_N, bins) @ part.taken_NM
+        if self._tied:
+            sums_2TM[1] += (
+                _by_bin(part.bin_N, part.hazard_N * part.observed_N, bins) @ part.taken_NM
+            )
+
+    def _squared(self, risk: Risk, sums_2TM: Floats, *, full: bool) -> Floats:
         events_TM = sums_2TM[1] if self._tied else None
-        squared = squared_means(
+        return squared_means(
             self._terms, risk, sums_TK=sums_2TM[0], event_sums_TK=events_TM, full=full
         )
-        return summed[:width], own - squared
 
 
 def _by_bin(bin_N: Ints, values_N: Floats, num_bins: int) -> sparse.csr_array:

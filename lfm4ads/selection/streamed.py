@@ -159,8 +159,21 @@ class StreamedGlm:
         return hessian_MM
 
     def blocks(self, fit: Fit, *, columns_GM: Ints) -> Floats:
-        """Return the Hessian blocks of groups, a pass for each."""
-        return np.stack([self.hessian(fit, columns_M=columns_M) for columns_M in columns_GM])
+        """Return the Hessian blocks of groups, the intercept profiled out, in one pass."""
+        groups, size = columns_GM.shape
+        own_GMM, first_GM, total = np.zeros((groups, size, size)), np.zeros((groups, size)), 0.0
+        for terms, taken_NM in self._at(fit, columns_GM.ravel()):
+            block_GMN = taken_NM.T.reshape(groups, size, -1)
+            weighed_GMN = block_GMN * terms.curvature_N
+            own_GMM += weighed_GMN @ block_GMN.transpose(0, 2, 1)
+            first_GM += weighed_GMN.sum(2)
+            total += float(terms.curvature_N.sum())
+        summed = self._sum(np.r_[own_GMM.ravel(), first_GM.ravel(), total])
+        own_GMM = summed[: own_GMM.size].reshape(own_GMM.shape)
+        first_GM = summed[own_GMM.size : -1].reshape(first_GM.shape)
+        own_GMM -= first_GM[:, :, None] * first_GM[:, None] / max(float(summed[-1]), 1e-300)
+        own_GMM[:, np.arange(size), np.arange(size)] += self.ridge_weight
+        return own_GMM
 
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
