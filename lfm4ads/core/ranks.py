@@ -4,10 +4,12 @@ Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are 
 through gloo whatever the device of the model, because metrics, keys and errors live in host memory.
 """
 
+import ctypes
 import gc
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from lfm4ads.core.watch import Watch
 
 Array = npt.NDArray[Any]
 
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that the kernel sends when the parent ends."""
 DEFAULT_TIMEOUT_SECONDS = 600.0
 """How long a rank waits for another in an exchange; LFM4ADS_TIMEOUT_SECONDS gives another."""
 
@@ -241,6 +245,17 @@ def _timeout_seconds() -> float:
     return seconds
 
 
+def _end_with_parent() -> None:
+    """See that this rank goes when torchrun goes, however that ends.
+
+    Ranks without their agent train on, and the next start of the same command would share the run
+    folder with them.
+    """
+    if sys.platform == "linux":
+        # Had it gone before, there were no store to meet at, and this rank would get no further.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _join(seconds: float) -> Ranks:
     """Join the job torchrun started; its environment says where to meet."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -273,6 +288,8 @@ def open_ranks() -> Iterator[Ranks]:
     Denormal floats are flushed to zero: they were the largest single cost of CPU training.
     """
     torch.set_flush_denormal(True)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _end_with_parent()
     seconds = _timeout_seconds()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         ranks = connect(0, 1, HashStore())
