@@ -16,7 +16,8 @@ class Batch:
     """One rank's share of one global step; ranks hold equally many rows, ``valid`` or padding."""
 
     sparse: KeyedJaggedTensor
-    """Table rows of every id, ids and sequence feature, keyed by feature name."""
+    """Table rows of every id, ids and sequence feature, keyed by feature name; of features of a
+    managed table ids, evenly spread over [0, 2^63)."""
     numbers: Tensor
     """(B, N) float32, standardised; NaN where there is none."""
     vectors: Tensor

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.columns import flat, not_null, present, read_keys
-from lfm4ads.data.hashing import hash_ids
-from lfm4ads.data.schema import Feature
+from lfm4ads.data.hashing import hash_ids, mix_ids
+from lfm4ads.data.schema import Feature, TableSpec
 
 Array = npt.NDArray[Any]
 
@@ -62,12 +62,16 @@ def read_ids(
     values: pa.Array,
     feature: Feature,
     *,
-    rows: int,
+    table: TableSpec,
     column: str,
     where: str,
     ages: Ages | None = None,
 ) -> Ragged:
-    """Return hashed ids of an id, ids or sequence column; an allowed null is an empty bag."""
+    """Return ids of an id, ids or sequence column as its table takes them.
+
+    Rows for a table with ``ids: hash``, mixed ids for a managed one; an allowed null is an empty
+    bag.
+    """
     if not feature.nullable:
         not_null(values, column=column, where=where)
     seconds = None
@@ -84,7 +88,12 @@ def read_ids(
             ids, seconds = ids[last], None if seconds is None else seconds[last]
     offsets = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
-    return Ragged(hash_ids(ids, table=feature.table, rows=rows), offsets, seconds)
+    match table.ids:
+        case "hash":
+            taken = hash_ids(ids, table=feature.table, rows=table.rows)
+        case "managed":
+            taken = mix_ids(ids, table=feature.table)
+    return Ragged(taken, offsets, seconds)
 
 
 def _list_lengths(values: pa.Array) -> Array:

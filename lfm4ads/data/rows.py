@@ -182,7 +182,7 @@ def _sparse(
         name: read_ids(
             columns[schema.column(name)],
             schema.features[name],
-            rows=schema.tables[schema.features[name].table].rows,
+            table=schema.tables[schema.features[name].table],
             column=schema.column(name),
             where=where,
             ages=ages.get(schema.features[name].times),

@@ -9,6 +9,7 @@ from lfm4ads.core.errors import UserError
 
 FeatureKind = Literal["id", "ids", "sequence", "number", "vector"]
 Side = Literal["user", "item", "context"]
+IdsKind = Literal["hash", "managed"]
 TaskKind = Literal["binary", "real", "time_to_event"]
 
 KEY_COLUMNS = ("user", "item", "time", "domain", "scenario")
@@ -19,8 +20,11 @@ class TableSpec:
     """One embedding table; several features may share it."""
 
     rows: int
-    """Ids are hashed into this many rows."""
+    """Ids are hashed into this many rows, or live in them for a time."""
     dim: int
+    ids: IdsKind = "hash"
+    """hash: an id's row is its hash, and shared with other ids. managed: ids get rows of their own
+    and lose them to others, so that any number of ids may come over time (docs/scale.md)."""
 
     def __post_init__(self) -> None:
         if self.rows < 1:

@@ -6,6 +6,7 @@ Dimension key: B rows, D width of a row, V ids of a feature in a batch.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,32 @@ class Looked:
     """Unpooled rows (V, D), by key; as many a batch row as the feature's length says."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ManagedTable:
+    """A table whose ids come unbounded, and which says itself what row each has."""
+
+    rows: int
+    features: tuple[str, ...]
+    names: tuple[str, ...]
+    """Of the table in each set: the same id has the same row in all of them."""
+
+
+class Remap(Protocol):
+    """Puts rows in the place of ids of managed tables; ranks agree on them."""
+
+    def __call__(self, sparse: KeyedJaggedTensor, *, training: bool) -> KeyedJaggedTensor:
+        """Return the batch with rows; in training the ids count as seen."""
+        ...
+
+
 class Tables(nn.Module):
     """Tables on the meta device, named ``<set>/<table>``, or ``<table>`` in a set without name.
 
     Sets are separate tables and never one wide row: row-wise AdaGrad holds one accumulator a row
     and would couple them. Tables sum; a sum is right under every sharding type. A table in
     ``unpooled`` is looked up id by id, for its sequences, in a collection of its own width.
+
+    Where there are ``managed`` tables, whoever places the model sets ``remap``.
     """
 
     def __init__(
@@ -95,6 +116,8 @@ class Tables(nn.Module):
         self._pooled_keys = _keys(bags)
         self._row_keys = {name: _keys(tables) for name, tables in rows.items()}
         self._last: Looked | None = None
+        self.managed = _managed(schema, used)
+        self.remap: Remap | None = None
 
     def key(self, feature: str, *, table_set: str) -> str:
         """Return the name under which a feature's rows of one set are found in ``Looked``."""
@@ -112,6 +135,9 @@ class Tables(nn.Module):
     def forward(self, sparse: KeyedJaggedTensor) -> Looked:
         """Look up every feature in every set."""
         self._last = None  # the former batch's rows make room first
+        if self.managed:
+            assert self.remap is not None, "managed tables are looked up in a sharded model"
+            sparse = self.remap(sparse, training=self.training)
         rows: dict[str, Tensor] = {}
         for name, collection in self.rows.items():
             found = collection(sparse)
@@ -154,6 +180,22 @@ def _by_table(schema: Schema, features: Collection[str]) -> dict[str, list[str]]
         if name in features:
             used.setdefault(schema.features[name].table, []).append(name)
     return used
+
+
+def _managed(schema: Schema, used: Mapping[tuple[str, str], list[str]]) -> dict[str, ManagedTable]:
+    """Return the managed tables by their names in the schema; some sets may read fewer features."""
+    managed: dict[str, ManagedTable] = {}
+    for table, spec in schema.tables.items():
+        if spec.ids == "managed":
+            readers = {set_name: names for (set_name, own), names in used.items() if own == table}
+            features = dict.fromkeys(name for names in readers.values() for name in names)
+            if features:
+                managed[table] = ManagedTable(
+                    rows=spec.rows,
+                    features=tuple(features),
+                    names=tuple(_name(set_name, table) for set_name in readers),
+                )
+    return managed
 
 
 def _keys(tables: Sequence[EmbeddingBagConfig] | Sequence[EmbeddingConfig]) -> dict[str, str]:

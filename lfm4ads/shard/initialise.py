@@ -7,6 +7,7 @@ another model.
 import zlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,7 +17,12 @@ _CHUNK_ROWS = 1 << 18
 
 
 def row_values(
-    table: str, *, rows: range, columns: range, shape: tuple[int, int], seed: int
+    table: str,
+    *,
+    rows: range | npt.NDArray[np.int64],
+    columns: range,
+    shape: tuple[int, int],
+    seed: int,
 ) -> Tensor:
     """Return uniform values (rows, columns) in +-1/sqrt(table rows), functions of their place.
 
@@ -24,7 +30,8 @@ def row_values(
     seen a few times should not carry a large random vector.
     """
     salt = mix64(np.array([seed, zlib.crc32(table.encode())], dtype=np.int64))
-    cell = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(shape[1])
+    row = np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows
+    cell = row.astype(np.uint64)[:, None] * np.uint64(shape[1])
     cell = cell + np.arange(columns.start, columns.stop, dtype=np.uint64)[None, :]
     bits = mix64(cell ^ salt[0] ^ (salt[1] << np.uint64(1)))
     unit = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
