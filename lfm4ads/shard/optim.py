@@ -8,9 +8,10 @@ import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.shard.schedule import ScheduleConfig
 
-SparseKind = Literal["rowwise_adagrad", "adagrad", "sgd"]
+SparseKind = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class OptimConfig:
     """Decoupled weight decay of the dense parameters (AdamW)."""
     sparse_lr: float = 0.05
     sparse_kind: SparseKind = "rowwise_adagrad"
+    """adam needs CUDA. Tables have no weight decay: FBGEMM ignores it in silence for some."""
     clip_norm: float = 10.0
     """Largest norm of the dense gradient; 0 does not clip."""
     sparse_clip: float = 0.0
@@ -42,12 +44,27 @@ class OptimConfig:
             )
 
 
+def check_device(config: OptimConfig, *, device: torch.device) -> None:
+    """Refuse an optimiser that has no kernel here.
+
+    Raises:
+        UserError: adam on CPU, which FBGEMM would refuse in the middle of building.
+    """
+    if config.sparse_kind == "adam" and device.type == "cpu":
+        raise UserError(
+            "shard.optim.sparse_kind adam has no kernel on CPU; use rowwise_adagrad, or train on"
+            " CUDA",
+            everywhere=True,
+        )
+
+
 def fused_params(config: OptimConfig) -> dict[str, Any]:
     """Return FBGEMM's words for the sparse optimiser."""
     kinds = {
         "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
         "adagrad": EmbOptimType.EXACT_ADAGRAD,
         "sgd": EmbOptimType.EXACT_SGD,
+        "adam": EmbOptimType.ADAM,
     }
     words: dict[str, Any] = {
         "optimizer": kinds[config.sparse_kind],
@@ -63,6 +80,7 @@ class TableOptimizer(torch.optim.Optimizer):
     """The fused optimisers' rules for tables with dense gradients.
 
     A table placed data_parallel has no fused optimiser: without this it would silently never move.
+    Adam is not here: FBGEMM's moves the rows that were looked up, which a dense gradient forgets.
     The rules are FBGEMM's: row-wise AdaGrad adds a row's mean squared gradient to one accumulator
     per row.
     """

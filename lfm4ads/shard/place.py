@@ -1,31 +1,47 @@
-"""Where each table goes: a TorchRec plan made without a collective, the same on every rank."""
+"""Where each table goes: a TorchRec plan, the same on every rank."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.sharding_plan import (
-    ParameterShardingGenerator,
-    column_wise,
-    construct_module_sharding_plan,
-    data_parallel,
-    row_wise,
-    table_wise,
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    ModuleSharder,
+    ParameterSharding,
+    QuantizedCommCodecs,
+    ShardingPlan,
+    ShardingType,
 )
-from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.shard.choose import Chosen, PlannerConfig, choose_places
+from lfm4ads.shard.kernel import KernelConfig, cache_params, check_kernel, compute_kernel
+from lfm4ads.shard.layout import Kind, Load, check_cut, choose_groups, cut, fills
 
 Collection = EmbeddingBagCollection | EmbeddingCollection
 """Tables looked up as sums over bags, or id by id."""
-Placement = Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]
+Placement = Literal[
+    "auto",
+    "planner",
+    "data_parallel",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "grid",
+]
+_POOLED_ONLY = ("data_parallel", "table_row_wise", "table_column_wise", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +49,16 @@ class PlaceConfig:
     """How tables are placed on ranks."""
 
     default: Placement = "auto"
-    """auto: row_wise from ``row_wise_rows`` rows on, below it table_wise on the emptiest rank."""
+    """auto: row_wise from ``row_wise_rows`` rows on, below it table_wise on the emptiest rank.
+    planner: TorchRec's planner chooses by its model of the step time and the memory of a rank."""
     tables: dict[str, str] = field(default_factory=dict)
     """Placement of single tables, by name; OmegaConf 2.4 takes no Literal as a dict's value."""
     row_wise_rows: int = 10_000_000
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    """Of all tables that ``kernels`` does not name."""
+    kernels: dict[str, KernelConfig] = field(default_factory=dict)
+    """Of single tables, by name."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
 
     def __post_init__(self) -> None:
         for table, kind in self.tables.items():
@@ -71,118 +93,143 @@ def table_weights(collections: Mapping[str, Collection]) -> dict[str, str]:
 
 
 def plan_tables(
-    collections: Mapping[str, Collection],
-    *,
-    config: PlaceConfig,
-    ranks: Ranks,
-    fused_params: dict[str, object],
+    model: nn.Module, *, config: PlaceConfig, ranks: Ranks, sharders: list[ModuleSharder[Any]]
 ) -> ShardingPlan:
-    """Return the plan for the collections of a model, given by their paths; names are unique.
+    """Return the plan for all collections of a model; names of tables are unique.
+
+    It takes no collective, unless TorchRec's planner is asked: that runs on the first rank.
 
     Raises:
         UserError: a placement names no table, or cannot hold for a table or this number of ranks.
     """
+    collections = find_collections(model)
     tables = [(path, table) for path, one in collections.items() for table in tables_of(one)]
     _check_names(config, names=[table.name for _, table in tables])
-    load = [0] * ranks.world
-    placed: dict[str, dict[str, ParameterShardingGenerator]] = {path: {} for path in collections}
-    for path, table in sorted(tables, key=lambda one: -_size(one[1])):
-        kind = _kind(table, config=config, world=ranks.world)
-        if kind == "data_parallel" and isinstance(collections[path], EmbeddingCollection):
-            # TorchRec 1.8: a crash with a corrupted memory, as with the dense kernel.
-            raise UserError(
-                f"table {table.name} is read id by id, for a sequence, and cannot be data_parallel;"
-                " place it table_wise",
-                everywhere=True,
-            )
-        by_load = sorted(range(ranks.world), key=load.__getitem__)
-        holders = _holders(kind, dim=table.embedding_dim, by_load=by_load)
-        placed[path][table.name] = _place(
-            kind, table.name, rows=table.num_embeddings, holders=holders, world=ranks.world
+    load = Load(numbers=[0] * ranks.world, host_ranks=ranks.host_ranks or ranks.world)
+    kinds: dict[str, Kind | Literal["planner"]] = {}
+    for path, table in tables:
+        kinds[table.name] = kind = _kind(table, config=config, world=ranks.world)
+        pooled = isinstance(collections[path], EmbeddingBagCollection)
+        _check(table, kind=kind, pooled=pooled, config=config, load=load)
+    chosen: dict[str, Chosen] = {}
+    if "planner" in kinds.values():
+        kernels = {name: compute_kernel(_kernel(name, config=config)) for name in kinds}
+        chosen = choose_places(
+            model,
+            config=config.planner,
+            kinds=kinds,
+            kernels=kernels,
+            sharders=sharders,
+            ranks=ranks,
         )
-        for rank in holders:
-            load[rank] += _size(table) // len(holders)
-    sharders = {one.module_type: one for one in table_sharders(fused_params)}
-    return ShardingPlan(
-        plan={
-            path: construct_module_sharding_plan(
-                collection,
-                per_param_sharding=placed[path],
-                sharder=sharders[type(collection)],
-                world_size=ranks.world,
-                local_size=ranks.world,
-                device_type=ranks.device.type,
-            )
-            for path, collection in collections.items()
-        }
-    )
+    plan = {path: EmbeddingModuleShardingPlan() for path in collections}
+    for path, table in sorted(tables, key=lambda one: -_size(one[1])):
+        kind, one = kinds[table.name], chosen.get(table.name)
+        if one is None:
+            assert kind != "planner"
+            one = Chosen(kind, choose_groups(kind, dim=table.embedding_dim, load=load))
+        kernel = _kernel(table.name, config=config)
+        plan[path][table.name] = _place(table, chosen=one, kernel=kernel, load=load, ranks=ranks)
+    return ShardingPlan(plan=dict(plan))
 
 
 def _check_names(config: PlaceConfig, *, names: list[str]) -> None:
     """Refuse a placement of no table; two tables of one name would share their first values."""
     assert len(set(names)) == len(names), names
-    unknown = set(config.tables) - set(names)
-    if unknown:
-        raise UserError(
-            f"place.tables names {min(unknown)}, which is no table of the model;"
-            f" the tables are {', '.join(sorted(names))}",
-            everywhere=True,
-        )
+    for setting, given in (("tables", config.tables), ("kernels", config.kernels)):
+        unknown = set(given) - set(names)
+        if unknown:
+            raise UserError(
+                f"place.{setting} names {min(unknown)}, which is no table of the model;"
+                f" the tables are {', '.join(sorted(names))}",
+                everywhere=True,
+            )
 
 
 def _size(table: BaseEmbeddingConfig) -> int:
     return table.num_embeddings * table.embedding_dim
 
 
-def _kind(table: BaseEmbeddingConfig, *, config: PlaceConfig, world: int) -> Placement:
+def _kernel(table: str, *, config: PlaceConfig) -> KernelConfig:
+    return config.kernels.get(table, config.kernel)
+
+
+def _kind(
+    table: BaseEmbeddingConfig, *, config: PlaceConfig, world: int
+) -> Kind | Literal["planner"]:
     kind = cast(Placement, config.tables.get(table.name, config.default))
-    if kind != "auto":
-        return kind
-    large = table.num_embeddings >= max(config.row_wise_rows, world)
-    return "row_wise" if large else "table_wise"
+    if kind == "auto":
+        rows = table.num_embeddings
+        return "row_wise" if rows >= config.row_wise_rows and fills(rows, world) else "table_wise"
+    if kind in ("column_wise", "table_column_wise") and world == 1:
+        # One rank holds every column either way, and TorchRec 1.8 cannot cut them on one rank.
+        return "table_wise"
+    return kind
 
 
-def _holders(kind: Placement, *, dim: int, by_load: list[int]) -> list[int]:
-    """Return the ranks that hold whole columns of a table, the least loaded first."""
-    world = len(by_load)
-    match kind:
-        case "table_wise":
-            return by_load[:1]
-        case "column_wise":
-            # FBGEMM wants widths that are multiples of four.
-            return by_load[: max(n for n in range(1, world + 1) if dim % (4 * n) == 0)]
-        case _:
-            return []
+def _check(
+    table: BaseEmbeddingConfig,
+    *,
+    kind: Kind | Literal["planner"],
+    pooled: bool,
+    config: PlaceConfig,
+    load: Load,
+) -> None:
+    check_kernel(_kernel(table.name, config=config), table=table.name)
+    if kind in _POOLED_ONLY and not pooled:
+        # TorchRec 1.8: data_parallel crashes with a corrupted memory, as the dense kernel does;
+        # for the others it has no sharding.
+        raise UserError(
+            f"table {table.name} is read id by id, for a sequence, and cannot be {kind};"
+            " place it table_wise, row_wise or column_wise",
+            everywhere=True,
+        )
+    if kind == "data_parallel" and table.name in config.kernels:
+        raise UserError(
+            f"place.kernels names table {table.name}, which is placed data_parallel, whole on every"
+            " rank and without a fused kernel; leave one of the two out",
+            everywhere=True,
+        )
+    if kind != "planner":
+        shape = (table.num_embeddings, table.embedding_dim)
+        check_cut(table.name, kind=kind, shape=shape, load=load)
 
 
 def _place(
-    kind: Placement, name: str, *, rows: int, holders: list[int], world: int
-) -> ParameterShardingGenerator:
-    fused = EmbeddingComputeKernel.FUSED.value
-    match kind:
-        case "row_wise":
-            if rows < world:
-                raise UserError(
-                    f"table {name} has {rows} rows, too few for row_wise on {world} ranks;"
-                    " place it table_wise",
-                    everywhere=True,
-                )
-            return row_wise(compute_kernel=fused)
-        case "column_wise":
-            if world == 1:
-                # One rank holds every column either way, and TorchRec 1.8 cannot place
-                # column_wise on one rank.
-                return table_wise(rank=0, compute_kernel=fused)
-            return column_wise(ranks=holders, compute_kernel=fused)
-        case "data_parallel":
-            return data_parallel()
-        case _:
-            return table_wise(rank=holders[0], compute_kernel=fused)
+    table: BaseEmbeddingConfig, *, chosen: Chosen, kernel: KernelConfig, load: Load, ranks: Ranks
+) -> ParameterSharding:
+    """Return TorchRec's words for where a table goes, and count it."""
+    if chosen.kind == "data_parallel":
+        return ParameterSharding(
+            sharding_type=ShardingType.DATA_PARALLEL.value,
+            compute_kernel=EmbeddingComputeKernel.DENSE.value,
+            ranks=list(range(ranks.world)),
+        )
+    pieces = cut(chosen.groups, shape=(table.num_embeddings, table.embedding_dim))
+    load.add(pieces)
+    shards = [
+        ShardMetadata(
+            shard_offsets=[piece.first_row, piece.first_column],
+            shard_sizes=[piece.rows, piece.columns],
+            placement=placement(ranks.device.type, piece.rank, load.host_ranks),
+        )
+        for piece in pieces
+    ]
+    kind = "grid_shard" if chosen.kind == "grid" else chosen.kind
+    return ParameterSharding(
+        sharding_type=ShardingType(kind).value,
+        compute_kernel=compute_kernel(kernel),
+        ranks=[piece.rank for piece in pieces],
+        sharding_spec=EnumerableShardingSpec(shards),
+        cache_params=cache_params(kernel),
+    )
 
 
-def table_sharders(fused_params: dict[str, object]) -> list[ModuleSharder]:
+def table_sharders(
+    fused_params: dict[str, object], *, codecs: dict[str, QuantizedCommCodecs] | None
+) -> list[ModuleSharder[Any]]:
     """Return the sharders of both kinds of collection, with the given fused optimiser."""
     return [
-        EmbeddingBagCollectionSharder(fused_params=fused_params),
-        EmbeddingCollectionSharder(fused_params=fused_params),
+        EmbeddingBagCollectionSharder(fused_params, codecs),
+        EmbeddingCollectionSharder(fused_params, codecs),
     ]

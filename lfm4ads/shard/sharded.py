@@ -16,8 +16,12 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.shard.comm import CommConfig, codecs_of
+from lfm4ads.shard.ids import IdMaps, IdPiece
+from lfm4ads.shard.idspace import IdsConfig
 from lfm4ads.shard.initialise import fill_rows
-from lfm4ads.shard.optim import OptimConfig, TableOptimizer, fused_params
+from lfm4ads.shard.mapping import attach_maps, id_state
+from lfm4ads.shard.optim import OptimConfig, TableOptimizer, check_device, fused_params
 from lfm4ads.shard.place import (
     PlaceConfig,
     find_collections,
@@ -26,14 +30,20 @@ from lfm4ads.shard.place import (
     table_weights,
     tables_of,
 )
+from lfm4ads.shard.reset import RowReset
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """Placement and optimisers of one model."""
+    """Placement, optimisers and communication of one model."""
 
     place: PlaceConfig = field(default_factory=PlaceConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    ids: IdsConfig = field(default_factory=IdsConfig)
+    """Of tables that the schema calls managed."""
+    comm: CommConfig = field(default_factory=CommConfig)
+    pipelined: bool = False
+    """Send the ids of the next batch while this one is in its forward and backward pass."""
 
 
 @dataclass
@@ -47,6 +57,10 @@ class Sharded:
     ranks: Ranks
     tables: dict[str, tuple[int, int]]
     """(rows, dim) of every table."""
+    pipelined: bool = False
+    """Whether ``train_pass`` overlaps the next batch's ids with a step."""
+    maps: dict[str, IdMaps] = field(default_factory=dict)
+    """Which ids have rows of managed tables, by path of the ``Tables``."""
 
     def set_rates(self, step: int) -> None:
         """Put the learning rates of a step, counted from 0 over the whole run, into effect."""
@@ -65,14 +79,26 @@ class Sharded:
         Gradients are averaged over ranks: a loss summed over rows must be scaled by world / global
         batch size.
         """
+        self.zero_grad()
+        loss.backward()
+        self.step_dense()
+
+    def zero_grad(self) -> None:
+        """Drop the dense gradients of the step before."""
         for optimizer in self.dense:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+    def step_dense(self) -> None:
+        """Update what the backward pass has not: all but the fused tables."""
         if self.optim.clip_norm:
             parameters = [p for group in self.dense[0].param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm)
         for optimizer in self.dense:
             optimizer.step()
+
+    def id_state(self) -> dict[str, IdPiece]:
+        """Return the arrays of all id maps, to be saved or written to. Collective."""
+        return id_state(self.maps)
 
     def num_parameters(self) -> dict[str, int]:
         """Return how many numbers are in tables and how many every rank holds besides."""
@@ -117,24 +143,35 @@ def shard_model(
         for table in tables_of(collection)
     }
     weights = table_weights(collections)
-    fused_words = fused_params(config.optim)
-    plan = plan_tables(collections, config=config.place, ranks=ranks, fused_params=fused_words)
+    check_device(config.optim, device=ranks.device)
+    codecs = codecs_of(config.comm, device=ranks.device)
+    sharders = table_sharders(fused_params(config.optim), codecs=codecs)
+    plan = plan_tables(model, config=config.place, ranks=ranks, sharders=sharders)
     wrapped = DistributedModelParallel(
         module=model,
         env=ShardingEnv.from_process_group(dist.group.WORLD),  # pyright: ignore[reportArgumentType]
         device=ranks.device,
         plan=plan,
-        sharders=table_sharders(fused_words),
+        sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     _initialise(wrapped, weights=weights, shapes=shapes, seed=seed)
     fused: CombinedOptimizer = wrapped.fused_optimizer
-    sharded = Sharded(wrapped, fused, [], config.optim, ranks, shapes)
+    sharded = Sharded(wrapped, fused, [], config.optim, ranks, shapes, config.pipelined)
     sharded.dense = _dense_optimizers(
         sharded, config.optim, tables=set(weights), lr_scales=lr_scales or {}
     )
     for group in _groups((fused, *sharded.dense)):
         group["first_lr"] = group["lr"]
+    reset = RowReset(
+        wrapped,
+        fused=fused,
+        dense=sharded.dense,
+        weights={table: name for name, table in weights.items()},
+        shapes=shapes,
+        seed=seed,
+    )
+    sharded.maps = attach_maps(wrapped.module, config=config.ids, ranks=ranks, reset=reset)
     return sharded
 
 
@@ -182,7 +219,7 @@ def _dense_optimizers(
         if not parameter.requires_grad:
             continue
         if name in tables:
-            _refuse_clip(config, name)
+            _refuse_dense(config, name)
             replicated.append(parameter)
             continue
         scales = [scale for prefix, scale in lr_scales.items() if name.startswith(prefix)]
@@ -194,11 +231,18 @@ def _dense_optimizers(
     return [adam, *([TableOptimizer(replicated, config=config)] if replicated else [])]
 
 
-def _refuse_clip(config: OptimConfig, table: str) -> None:
-    """A data_parallel table has a gradient summed over rows alone, and another clip would be it."""
+def _refuse_dense(config: OptimConfig, weight: str) -> None:
+    """A data_parallel table has a gradient summed over rows alone, which some rules cannot use."""
+    table = weight.split(".")[-2]
     if config.sparse_clip:
         raise UserError(
-            f"shard.optim.sparse_clip is {config.sparse_clip}, but table {table.split('.')[-2]} is"
-            " placed data_parallel, where lookups cannot be clipped; place it table_wise",
+            f"shard.optim.sparse_clip is {config.sparse_clip}, but table {table} is placed"
+            " data_parallel, where lookups cannot be clipped; place it table_wise",
+            everywhere=True,
+        )
+    if config.sparse_kind == "adam":
+        raise UserError(
+            f"shard.optim.sparse_kind is adam, but table {table} is placed data_parallel, where it"
+            " is not known which rows were looked up; place it table_wise",
             everywhere=True,
         )

@@ -1,5 +1,7 @@
 """Plans for any number of ranks, made by one process that needs no peers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,13 @@ from torchrec import (
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.shard.optim import OptimConfig, fused_params
-from lfm4ads.shard.place import PlaceConfig, find_collections, plan_tables, table_weights
+from lfm4ads.shard.place import (
+    PlaceConfig,
+    find_collections,
+    plan_tables,
+    table_sharders,
+    table_weights,
+)
 from tests.batches import one_rank
 
 META = torch.device("meta")
@@ -34,14 +42,14 @@ def collections_of(pooled, unpooled):
     return nn.ModuleDict({"tables": model})
 
 
-def plan(sizes, *, world, rank=0, unpooled=(), **config):
+def plan(sizes, *, world, rank=0, host_ranks=0, unpooled=(), **config):
     """Return sharding type and ranks of every table; ``sizes`` are (rows, dim) by name."""
     model = collections_of(sizes, dict(unpooled))
     made = plan_tables(
-        find_collections(model),
+        model,
         config=PlaceConfig(**config),
-        ranks=one_rank(rank=rank, world=world),
-        fused_params=fused_params(OptimConfig()),
+        ranks=replace(one_rank(rank=rank, world=world), host_ranks=host_ranks),
+        sharders=table_sharders(fused_params(OptimConfig()), codecs=None),
     )
     kernels = {one.compute_kernel for part in made.plan.values() for one in part.values()}
     assert kernels <= {"fused", "dense"}
@@ -154,7 +162,8 @@ def test_tables_read_id_by_id_are_placed_by_the_same_words(kind):
 )
 def test_data_parallel_is_refused_in_a_sentence_for_what_is_read_id_by_id(config):
     wanted = "table i is read id by id, for a sequence, and cannot be data_parallel;"
-    with pytest.raises(UserError, match=f"{wanted} place it table_wise$") as caught:
+    place = "place it table_wise, row_wise or column_wise$"
+    with pytest.raises(UserError, match=f"{wanted} {place}") as caught:
         plan({"a": (9, 8)}, unpooled={"i": (9, 8)}, world=2, **config)
     assert caught.value.everywhere
     config = {"default": "data_parallel", "tables": {"i": "table_wise"}}
