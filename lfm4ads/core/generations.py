@@ -55,12 +55,14 @@ def newest_checkpoint(
         log.warning("skipped %s: its writing was cut short", root / name)
     for reason in survey.broken.values():
         log.warning("skipped a checkpoint: %s", reason)
-    reasons = dict(survey.broken)
+    reasons, broken = dict(survey.broken), dict(survey.broken)
     for name in sorted(survey.whole, key=lambda one: progress(survey.whole[one]), reverse=True):
         meta = survey.whole[name]
-        reason = _what_is_wrong(root, [name, needs(meta)], ranks)
+        reason = broken[name] = _what_is_wrong(root / name, ranks)
+        if not reason and needs(meta):
+            reason = _what_is_wrong(root / needs(meta), ranks)
         if not reason:
-            _set_aside(root, [one for one in rolling if one in reasons], ranks)
+            _set_aside(root, [one for one in rolling if broken.get(one)], ranks)
             return root / name, meta
         log.warning("skipped %s: %s", root / name, reason)
         reasons[name] = reason
@@ -110,13 +112,12 @@ def _survey(root: Path) -> Survey:
     return survey
 
 
-def _what_is_wrong(root: Path, names: Sequence[str], ranks: Ranks) -> str:
-    """Return what is wrong with the first broken one of some checkpoints; the same everywhere."""
-    for name in filter(None, names):
-        try:
-            verify_seal(root / name, ranks)
-        except UserError as error:
-            return str(error)
+def _what_is_wrong(folder: Path, ranks: Ranks) -> str:
+    """Return why a checkpoint cannot be trusted, or nothing; the same on every rank."""
+    try:
+        verify_seal(folder, ranks)
+    except UserError as error:
+        return str(error)
     return ""
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lfm4ads.core.checkpoint import check_checkpoint, complete_checkpoints
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, write_json, write_text
+from lfm4ads.core.generations import newest_checkpoint
 from lfm4ads.core.log import MetricsLog, log
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
@@ -21,13 +21,15 @@ from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.shard.place import PlaceConfig
+from lfm4ads.shard.saver import SaveConfig, Saver
 from lfm4ads.shard.sharded import ShardConfig, shard_model
 from lfm4ads.shard.state import load_sharded
-from lfm4ads.train.daily import Daily, Position
+from lfm4ads.train.daily import BEST, LAST, PREVIOUS, Daily, Position
 from lfm4ads.train.explore import ExploreConfig
 from lfm4ads.train.levels import fit_levels
 from lfm4ads.train.objective import LossConfig, Objective
-from lfm4ads.train.upstream import DaysConfig, plan_work
+from lfm4ads.train.upstream import DaysConfig, Work, plan_work
 from lfm4ads.train.weights import Survey, take_survey
 
 
@@ -50,6 +52,7 @@ class Config:
     """Continue a finished run up to a later days.last."""
     save_every_steps: int = 0
     """Also save in mid-day, so that a killed run repeats little; 0 saves at the end of days."""
+    save: SaveConfig = field(default_factory=SaveConfig)
     write_scores: bool = False
     """Write the scores of days scored before they are trained on, to scores/day=YYYYMMDD."""
     explore: ExploreConfig = field(default_factory=ExploreConfig)
@@ -73,7 +76,10 @@ class Config:
 
 
 def upstream_version(config: Config, dataset: Dataset) -> str:
-    """Return the name of the lineage, which continuing the run to later days does not change."""
+    """Return the name of the lineage.
+
+    Continuing the run to later days does not change it, nor does another placement of tables.
+    """
     same = replace(
         config,
         data=Path(),
@@ -81,8 +87,10 @@ def upstream_version(config: Config, dataset: Dataset) -> str:
         overwrite=False,
         extend=False,
         save_every_steps=0,
+        save=SaveConfig(),
         write_scores=False,
         explore=ExploreConfig(),
+        shard=replace(config.shard, place=PlaceConfig()),
         select=None,
         days=replace(config.days, last=99999999),
     )
@@ -102,7 +110,7 @@ def run(config: Config, ranks: Ranks) -> Path:
             everywhere=True,
         )
     version = upstream_version(config, dataset)
-    resume = _open_output(config, ranks, version=version)
+    resume = _open_output(config, ranks, version=version, work=work)
     trainer = Reader(
         dataset,
         config=config.reader,
@@ -142,6 +150,7 @@ def run(config: Config, ranks: Ranks) -> Path:
         metrics=MetricsLog(
             config.output / "metrics.jsonl", ranks=ranks, keep_steps=position.total_steps
         ),
+        saver=Saver(sharded, config=config.save),
         save_every_steps=config.save_every_steps,
         write_scores=config.write_scores,
         stop=ranks.stop,
@@ -175,34 +184,48 @@ def _survey(
     return take_survey(trainer.day(day), schema=schema, repeat=config.loss.repeat, ranks=ranks)
 
 
-def _open_output(config: Config, ranks: Ranks, *, version: str) -> Path | None:
-    """Make or re-enter the run folder; return the checkpoint to go on from."""
-    resume = ""
+def _open_output(config: Config, ranks: Ranks, *, version: str, work: Work) -> Path | None:
+    """Make or re-enter the run folder; return the checkpoint to go on from. Collective."""
+    if config.extend:
+        # A run of another config is refused while the mark of its end still stands.
+        _newest_checkpoint(config.output, ranks, version=version, work=work)
+        with ranks.together():
+            if ranks.is_first:
+                (config.output / "report.json").unlink(missing_ok=True)
     with ranks.together():
         if ranks.is_first:
-            if config.extend:
-                # A run of another config is refused while the mark of its end still stands.
-                _newest_checkpoint(config.output, version=version)
-                (config.output / "report.json").unlink(missing_ok=True)
             prepare_output(config.output, overwrite=config.overwrite)
-            resume = _newest_checkpoint(config.output, version=version)
+    resume = _newest_checkpoint(config.output, ranks, version=version, work=work)
+    with ranks.together():
+        if ranks.is_first:
             write_text(config.output / "config.yaml", config_yaml(config))
-    resume = ranks.broadcast(resume)
-    return Path(resume) if resume else None
+    return resume
 
 
-def _newest_checkpoint(output: Path, *, version: str) -> str:
-    found = complete_checkpoints(output / "checkpoints")
-    metas = {one: check_checkpoint(one) for one in found}
-    if not metas:
-        return ""
-    newest = max(metas, key=lambda one: _progress(metas[one]["position"]))
-    if metas[newest]["upstream"] != version:
+def _newest_checkpoint(output: Path, ranks: Ranks, *, version: str, work: Work) -> Path | None:
+    def needs(meta: dict[str, Any]) -> str:
+        """Until the base is settled, its best pass is where a run goes back to."""
+        position = meta["position"]
+        chosen = work.valid_days and position["best_epoch"] >= 0
+        return BEST if chosen and position["index"] <= work.settle_at() else ""
+
+    found = newest_checkpoint(
+        output / "checkpoints",
+        ranks=ranks,
+        progress=lambda meta: _progress(meta["position"]),
+        needs=needs,
+        rolling=(LAST, PREVIOUS),
+    )
+    if found is None:
+        return None
+    newest, meta = found
+    if meta["upstream"] != version:
         raise UserError(
-            f"{output} holds a run of another config (upstream {metas[newest]['upstream']}, this"
-            f" one is {version}); choose another output or remove it"
+            f"{output} holds a run of another config (upstream {meta['upstream']}, this one is"
+            f" {version}); choose another output or remove it",
+            everywhere=True,
         )
-    return str(newest)
+    return newest
 
 
 def _progress(position: dict[str, int]) -> tuple[int, int]:

@@ -17,8 +17,9 @@ from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.reader import Reader
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.shard.saver import Saver
 from lfm4ads.shard.sharded import Sharded
-from lfm4ads.shard.state import load_sharded, save_sharded
+from lfm4ads.shard.state import load_sharded
 from lfm4ads.train.diagnose import explain_not_finite, refuse_not_finite
 from lfm4ads.train.explore import ExploreConfig
 from lfm4ads.train.loop import Fault, agreed, progress, train_pass
@@ -26,6 +27,9 @@ from lfm4ads.train.objective import Objective
 from lfm4ads.train.scorer import Scorer, joint_logits
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, figure_rows, mean_auc, score_pass
 from lfm4ads.train.upstream import Item, Work
+
+LAST, PREVIOUS, BEST = "last", "previous", "best"
+"""Checkpoints of mid-day, the newest and the one before it, and of the best base pass."""
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Daily:
     meta: dict[str, Any]
     """What every checkpoint says of the run."""
     metrics: MetricsLog
+    saver: Saver
     save_every_steps: int
     write_scores: bool
     """Write the scores of every day that is scored before it is trained on."""
@@ -94,7 +99,7 @@ class Daily:
             except StoppedError:
                 # A pass that only scores has moved no weight: what was trained before it is kept.
                 if item.kind in ("validate", "score"):
-                    self._save("last", day=item.day)
+                    self._save(LAST, day=item.day)
                 raise
 
     def _do(self, item: Item) -> None:
@@ -107,7 +112,8 @@ class Daily:
                 self._score_before_training(item.day)
             case "settle":
                 if self.work.valid_days:
-                    load_sharded(self.checkpoints / "best", self.sharded)
+                    self.saver.wait()
+                    load_sharded(self.checkpoints / BEST, self.sharded)
                     self.model.drop_observed()
                 self._keep(item.day)
             case "keep":
@@ -138,7 +144,7 @@ class Daily:
             due = self.save_every_steps and position.total_steps % self.save_every_steps == 0
             if due and position.step < total:
                 self.ranks.agree(fault.error)
-                self._save("last", day=item.day)
+                self._save(LAST, day=item.day)
 
         done = train_pass(
             self.sharded,
@@ -155,7 +161,8 @@ class Daily:
             first_total_step=position.total_steps,
         )
         if done.stopped:
-            self._save("last", day=item.day)
+            self._save(LAST, day=item.day)
+            self.saver.wait()
             raise StoppedError(
                 f"stopped by a signal at step {position.total_steps}, which is saved; run the same"
                 " command to go on",
@@ -188,7 +195,7 @@ class Daily:
         if auc > position.best:
             position.best, position.best_epoch = auc, item.epoch
             self._next()
-            self._save("best", day=item.day)
+            self._save(BEST, day=item.day)
         else:
             self._next(self.work.settle_at())
 
@@ -270,4 +277,6 @@ class Daily:
         if self.model.observes:
             # What this rank alone has observed is in no checkpoint.
             self.model.settle(self.ranks.sum)
-        save_sharded(self.checkpoints / name, self.sharded, meta=meta)
+        former = PREVIOUS if name == LAST else ""
+        rolling = "day=*" if name.startswith("day=") else ""
+        self.saver.save(self.checkpoints / name, meta=meta, former=former, rolling=rolling)

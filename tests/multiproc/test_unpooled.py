@@ -17,7 +17,7 @@ from lfm4ads.shard.initialise import row_values
 from lfm4ads.shard.optim import OptimConfig, TableOptimizer
 from lfm4ads.shard.place import PlaceConfig
 from lfm4ads.shard.sharded import ShardConfig, shard_model
-from lfm4ads.shard.state import _state, load_sharded, load_weights, save_sharded
+from lfm4ads.shard.state import full_state, load_sharded, load_weights, save_sharded
 from tests.batches import sparse_of
 from tests.gloo import run_ranks
 from tests.multiproc.weights import (
@@ -161,7 +161,7 @@ def body(ranks, folder):
             logits += train(sharded.model, sharded.step, part)
             weights.append(local_weights(sharded))
         path = folder / f"{ranks.world}-{place}"
-        saved = tensors_of(_state(sharded))
+        saved = tensors_of(full_state(sharded)[0])
         if kind == "rowwise_adagrad":
             save_sharded(path, sharded, meta={"step": SAVE_AT})
         logits += train(sharded.model, sharded.step, mine[SAVE_AT:])
@@ -187,9 +187,9 @@ def restart(other, path, rest, *, saved, straight):
     """Go on from a checkpoint; return what differs from the straight run, and what could not."""
     before = tensors_of({"model": other.model.state_dict()})
     assert load_sharded(path, other) == {"step": SAVE_AT}
-    loaded = tensors_of(_state(other))
+    loaded = tensors_of(full_state(other)[0])
     train(other.model, other.step, rest)
-    end, other_end = tensors_of(_state(straight)), tensors_of(_state(other))
+    end, other_end = tensors_of(full_state(straight)[0]), tensors_of(full_state(other)[0])
     return {
         "loaded": differences(saved, loaded),
         "end": max(
@@ -197,7 +197,7 @@ def restart(other, path, rest, *, saved, straight):
         ),
         "was equal": [name for name in before if torch.equal(before[name], loaded[name])],
         "stood still": [name for name in saved if torch.equal(saved[name], end[name])],
-        "optimised": sorted(_state(other)["fused"]),
+        "optimised": sorted(full_state(other)[0]["sparse"]),
     }
 
 

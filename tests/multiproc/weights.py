@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from lfm4ads.shard.sharded import Sharded
+from lfm4ads.shard.whole import Whole
 
 Weights = dict[str, np.ndarray]
 Local = dict[tuple[str, int, int], np.ndarray]
@@ -69,6 +70,8 @@ def tensors_of(state: Any, prefix: str = "") -> dict[str, Tensor]:
     if hasattr(state, "local_shards"):
         shards = state.local_shards()
         return {f"{prefix}#{i}": shard.tensor.clone() for i, shard in enumerate(shards)}
+    if isinstance(state, Whole):
+        return {f"{prefix}#{i}": part.tensor.clone() for i, part in enumerate(state.parts)}
     return {prefix: state.detach().clone()}
 
 
