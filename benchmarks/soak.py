@@ -245,6 +245,7 @@ def soak(settings: Settings, root: Path) -> dict[str, Any]:
         raise SystemExit((root / "calm.log").read_text())
     calm, calm_seconds = end_of(root, "calm"), time.monotonic() - began
     tally, dice = Tally(), random.Random(settings.seed)
+    began = time.monotonic()
     until = began + 60 * settings.minutes
     while not tally.runs or time.monotonic() < until:
         run_under_faults(root, settings, tally, dice=dice, until=until)

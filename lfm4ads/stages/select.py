@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
@@ -35,6 +36,7 @@ from lfm4ads.selection.rows import ArrayRows, RowBatch
 from lfm4ads.selection.select import PathRow, Selection, SelectOptions
 from lfm4ads.train.candidates import Candidates, Choose, Wanted, model_of, read_candidates
 
+Array = npt.NDArray[Any]
 Json = dict[str, Any]
 
 
@@ -96,7 +98,12 @@ def run(config: Config, ranks: Ranks) -> Path:
     ones_N = np.ones(len(rows.label_N))
     source = ArrayRows(RowBatch(rows.matrix_NP, rows.label_N, ones_N, rows.event_N))
     options = _options(config, dataset.schema, rows)
-    found = select_rows(source, options, sum_over_ranks=ranks.sum)
+
+    def summed(values: Array) -> Array:
+        ranks.leave_if_stopped("nothing is written; run the same command to begin again")
+        return ranks.sum(values)
+
+    found = select_rows(source, options, sum_over_ranks=summed)
     num_rows = int(ranks.sum(np.array([len(rows.label_N)]))[0])
     with ranks.together():
         if ranks.is_first:
@@ -159,7 +166,7 @@ def _options(config: Config, schema: Schema, rows: Candidates) -> RowsOptions:
 
 def _write(config: Config, rows: Candidates, found: Selection) -> None:
     """Write the choice for the stages after this one, and the figure."""
-    chosen = found.coefficients.columns_K.tolist()
+    chosen: list[int] = found.coefficients.columns_K.tolist()
     units = tuple(dict.fromkeys(rows.units_P[j] for j in chosen))
     dims: dict[str, list[int]] = {}
     if config.choose == "dims":
@@ -202,7 +209,7 @@ def _report(config: Config, rows: Candidates, found: Selection, *, model: str) -
 
 
 def _line(rows: Candidates, row: PathRow, *, is_chosen: bool) -> Json:
-    columns = row.coefficients.columns_K.tolist()
+    columns: list[int] = row.coefficients.columns_K.tolist()
     return {
         "size": row.size,
         "chosen": is_chosen,

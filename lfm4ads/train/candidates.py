@@ -80,7 +80,10 @@ def read_candidates(
     reader = Reader(timed, config=scoring(wanted.reader), ranks=ranks, seed=0)
     attached = RepsReader(reader, reps, ranks=ranks)
     share = max(1, wanted.max_rows // (len(days) * ranks.world))
-    pieces = [piece for day in days for piece in _day(wanted, timed, attached, day, share=share)]
+    pieces: list[Candidates] = []
+    for day in days:
+        ranks.leave_if_stopped("nothing is written; run the same command to begin again")
+        pieces += _day(wanted, timed, attached, day, share=share)
     if not ranks.sum(np.array([sum(len(one.label_N) for one in pieces)]))[0]:
         raise UserError(
             f"{dataset.path} has no labelled {wanted.domain} rows for task {wanted.task} in the"

@@ -175,6 +175,8 @@ class Fitter:
                 )
                 if then is not None:
                     then(day)
+            with self.sharded.ranks.together():
+                stack.close()
         return scores.reduce(self.sharded.ranks)
 
     def _train_day(

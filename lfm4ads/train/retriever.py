@@ -134,6 +134,8 @@ class Retriever:
                     sinks=sinks,
                     ranks=self.sharded.ranks,
                 )
+            with self.sharded.ranks.together():
+                stack.close()
         return scores.reduce(self.sharded.ranks)
 
     def metric_rows(self, days: Sequence[int], *, split: str, path: Path) -> list[Json]:

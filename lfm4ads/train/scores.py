@@ -1,7 +1,7 @@
 """Figures per task and scenario, and the scores behind them as files."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.metrics.binary import BinaryFigures, BinaryMetrics, figures_json
-from lfm4ads.train.loop import agreed
+from lfm4ads.train.loop import Fault, agreed
 
 Figures = dict[tuple[str, str], BinaryFigures]
 """By (task, scenario id as a string or ``all``)."""
@@ -92,6 +92,19 @@ def weighted_scenario_auc(figures: Figures, *, task: str) -> float:
     return sum(auc * positives for auc, positives in parts) / total if total else 0.5
 
 
+@contextmanager
+def _written(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    with whole_file(path) as temporary:
+        writer = pq.ParquetWriter(temporary, schema, compression="zstd")
+        try:
+            yield writer
+        except BaseException:
+            with suppress(OSError):  # a full disk refuses the footer too; what came first counts
+                writer.close()
+            raise
+        writer.close()
+
+
 class ScoreFile:
     """Streams rows and their logits to one Parquet file that appears when it is complete."""
 
@@ -113,13 +126,15 @@ class ScoreFile:
         fields += [(f"logit_{task}", pa.float32()) for task in tasks]
         fields += [(name, pa.float32()) for name in extras]
         self._schema = pa.schema(fields)
-        temporary = stack.enter_context(whole_file(path))
-        self._writer = stack.enter_context(
-            pq.ParquetWriter(temporary, self._schema, compression="zstd")
-        )
+        self._path = path
+        self._writer = stack.enter_context(_written(path, self._schema))
 
     def update(self, logits: np.ndarray, batch: Batch) -> None:
-        """Add the valid rows of a batch with logits, and extras, side by side (B, .)."""
+        """Add the valid rows of a batch with logits, and extras, side by side (B, .).
+
+        Raises:
+            UserError: the disk is full, or gone.
+        """
         valid = batch.valid.numpy()
         num_rows = int(valid.sum())
         columns: list[Any] = [batch.row_id.numpy()[valid], batch.user.numpy()[valid]]
@@ -131,11 +146,16 @@ class ScoreFile:
             )
         scores = len(self._tasks) + len(self._extras)
         columns += [logits[valid, position] for position in range(scores)]
-        self._writer.write_batch(
-            pa.RecordBatch.from_arrays(
-                [pa.array(column) for column in columns], schema=self._schema
-            )
+        rows = pa.RecordBatch.from_arrays(
+            [pa.array(column) for column in columns], schema=self._schema
         )
+        try:
+            self._writer.write_batch(rows)
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error}); free disk space, then run the same"
+                " command"
+            ) from error
 
 
 @torch.no_grad()
@@ -149,21 +169,24 @@ def score_pass(
     """Score batches, hand logits (B, T) to every sink, return this rank's number of rows.
 
     Raises:
-        UserError: a batch could not be read or a logit is not finite; on every rank.
+        UserError: a batch could not be read, a score is not finite or could not be written; on
+            every rank.
     """
-    rows = 0
-    error: UserError | None = None
-    for batch in agreed(batches, ranks=ranks):
+    rows, fault = 0, Fault()
+    for batch in agreed(batches, ranks=ranks, fault=fault):
         if batch is None:
             break
         logits = forward(batch.to(ranks.device)).float().cpu().numpy()
         if not np.isfinite(logits).all():
-            error = UserError(
+            fault.error = UserError(
                 f"a score of day {batch.day} is not finite; train again with a lower learning rate"
             )
             continue
         rows += int(batch.valid.sum())
-        for sink in sinks:
-            sink(logits, batch)
-    ranks.agree(error)
+        try:
+            for sink in sinks:
+                sink(logits, batch)
+        except UserError as error:
+            fault.error = error
+    ranks.agree(fault.error)
     return rows
