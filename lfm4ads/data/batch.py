@@ -62,3 +62,12 @@ class Batch:
                     for name, tensor in value.items()
                 }
         return replace(self, **moved)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the batch's memory until what a CUDA stream does with it is done."""
+        for part in fields(self):
+            value = getattr(self, part.name)
+            tensors = value.values() if isinstance(value, dict) else [value]
+            for tensor in tensors:
+                if isinstance(tensor, Tensor | KeyedJaggedTensor):
+                    tensor.record_stream(stream)

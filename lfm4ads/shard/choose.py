@@ -111,7 +111,7 @@ def _open_to(rows: int, *, pooled: bool, ranks: Ranks) -> list[Kind]:
     if ranks.world > 1 and fills(rows, ranks.world):
         kinds.append("row_wise")
     if pooled and 1 < ranks.host_ranks < ranks.world and fills(rows, ranks.host_ranks):
-        kinds += ["table_row_wise", "grid"]
+        kinds.extend(("table_row_wise", "grid"))
     return kinds
 
 

@@ -1,8 +1,10 @@
 """The one training loop. It knows batches, a loss and ranks; everything else is passed in."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from lfm4ads.core.errors import StoppedError, UserError
 from lfm4ads.core.ranks import Ranks, StopSignal
 from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.batch import Batch
+from lfm4ads.shard.pipeline import Pipeline
 from lfm4ads.shard.sharded import Sharded
 
 
@@ -115,13 +118,8 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
     rows = steps = 0
     stopped, fault = False, Fault()
-    for host_batch in agreed(batches, ranks=ranks, stop=stop, fault=fault):
-        if host_batch is None:
-            stopped = True
-            break
-        ranks.at(f"training step {first_total_step + steps + 1}, day {host_batch.day}")
-        rows += int(host_batch.valid.sum())
-        batch = host_batch.to(ranks.device)
+
+    def forward(batch: Batch) -> Tensor:
         seed_torch(seed, first_step + steps, ranks.rank)
         sharded.set_rates(first_total_step + steps)
         value = loss(batch)
@@ -132,11 +130,64 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
                 f"the loss is not finite at step {first_total_step + steps + 1}, day {batch.day}:"
                 f" {explain(batch)}"
             )
-        sharded.step(value * (ranks.world / batch_size))
-        total += value.detach()
-        steps += 1
-        if after_step is not None:
-            after_step(fault)
+        total.add_(value.detach())
+        return value * (ranks.world / batch_size)
+
+    run = _overlapped if sharded.pipelined else _one_by_one
+    watch = partial(agreed, ranks=ranks, stop=stop, fault=fault)
+    with closing(run(sharded, batches, forward=forward, watch=watch)) as learned:
+        for batch in learned:
+            if batch is None:
+                stopped = True
+                break
+            rows += int(batch.valid.sum())
+            steps += 1
+            if after_step is not None:
+                after_step(fault)
     ranks.agree(fault.error)
     loss_sum, num_rows = ranks.sum(np.array([total.item(), rows]))
     return Pass(loss=loss_sum / max(num_rows, 1), steps=steps, rows=int(num_rows), stopped=stopped)
+
+
+def _one_by_one(
+    sharded: Sharded,
+    batches: Iterable[Batch],
+    *,
+    forward: Callable[[Batch], Tensor],
+    watch: Callable[[Iterable[Batch]], Iterator[Batch | None]],
+) -> Generator[Batch | None, None, None]:
+    """Yield each batch once it is learned; None when a signal ends the pass."""
+    for batch in watch(batches):
+        if batch is not None:
+            sharded.step(forward(batch.to(sharded.ranks.device)))
+        yield batch
+
+
+def _overlapped(
+    sharded: Sharded,
+    batches: Iterable[Batch],
+    *,
+    forward: Callable[[Batch], Tensor],
+    watch: Callable[[Iterable[Batch]], Iterator[Batch | None]],
+) -> Generator[Batch | None, None, None]:
+    """Do what ``_one_by_one`` does, with the next batch's ids on their way during a step.
+
+    Batches are agreed upon two steps ahead and again, for faults and signals, before the last two;
+    those on their way when a signal comes are dropped, and a resumed run reads them again.
+    """
+    pipeline, stopped = Pipeline(sharded, loss=forward), False
+    try:
+        for batch in watch(batches):
+            stopped = batch is None
+            if batch is not None:
+                pipeline.push(batch)
+            if batch is not None and pipeline.is_full:
+                yield pipeline.step()
+        for batch in watch(pipeline.waiting) if not stopped else ():
+            stopped = batch is None
+            if batch is not None:
+                yield pipeline.step()
+        if stopped:
+            yield None
+    finally:
+        pipeline.close(settle=stopped)
