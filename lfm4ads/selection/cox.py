@@ -89,7 +89,7 @@ class CoxProblem:
         point = minimise(evaluate, start_K, target=target, perfect=PERFECT_LOSS * self.num_rows)
         loss, state = point.state
         separated = loss < SEPARATED_LOSS * self.num_rows or is_flat(
-            point.hessian_KK, ridge=self.ridge_weight
+            point.hessian_KK, ridge=self.ridge_weight, num_rows=self.num_rows
         )
         return Fit(columns_K, point.at_K, 0.0, loss, point.objective, separated, state)
 

@@ -78,7 +78,7 @@ class GlmProblem:
         intercept = float(point.at_K[-1]) if self._centred else 0.0
         loss: float = point.state.loss
         separated = loss - self._saturated < SEPARATED_LOSS * self.num_rows or is_flat(
-            point.hessian_KK, ridge=self.ridge_weight
+            point.hessian_KK, ridge=self.ridge_weight, num_rows=self.num_rows
         )
         return Fit(
             columns_K, coefficients_K, intercept, loss, point.objective, separated, point.state
@@ -171,6 +171,12 @@ def shared_start(start_J: Floats, columns_K: Ints, start: Fit) -> Floats:
     return start_J
 
 
-def is_flat(hessian_KK: Floats, *, ridge: float) -> bool:
-    """Return whether only the ridge bends the loss along some column."""
-    return bool(len(hessian_KK)) and float(np.min(np.diag(hessian_KK))) < 1e3 * ridge
+def is_flat(hessian_KK: Floats, *, ridge: float, num_rows: float) -> bool:
+    """Return whether the rows themselves hardly bend the loss along some column.
+
+    Then only a ridge keeps its coefficient from infinity. What the rows bend is judged without the
+    ridge: at a few per cent of positives one that was asked for may well be of its size.
+    """
+    if not len(hessian_KK):
+        return False
+    return float(np.min(np.diag(hessian_KK))) - ridge < 1e3 * RIDGE_FLOOR * num_rows

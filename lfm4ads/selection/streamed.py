@@ -120,7 +120,7 @@ class StreamedGlm:
         point = minimise(evaluate, start_J, target=target, perfect=perfect)
         loss: float = point.state
         separated = loss - self._saturated < SEPARATED_LOSS * self.num_rows or is_flat(
-            point.hessian_KK, ridge=self.ridge_weight
+            point.hessian_KK, ridge=self.ridge_weight, num_rows=self.num_rows
         )
         return Fit(
             columns_K, point.at_K[:-1], float(point.at_K[-1]), loss, point.objective, separated
