@@ -120,6 +120,7 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     stopped, fault = False, Fault()
 
     def forward(batch: Batch) -> Tensor:
+        ranks.at(f"training step {first_total_step + steps + 1}, day {batch.day}")
         seed_torch(seed, first_step + steps, ranks.rank)
         sharded.set_rates(first_total_step + steps)
         value = loss(batch)
