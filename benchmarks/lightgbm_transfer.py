@@ -68,6 +68,7 @@ def main() -> None:
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder of data and reps")
+    parser.add_argument("--also", metavar="PATTERN", help="one more set of representations")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
@@ -76,7 +77,8 @@ def main() -> None:
     config = load_config(Config, [words.config, *paths])
     rows, days = _read(config)
     found: dict[str, Any] = {}
-    for way, patterns in WAYS.items():
+    also = {f"+ {words.also}": (words.also,)} if words.also else {}
+    for way, patterns in {**WAYS, **also}.items():
         names = match_names(patterns, tuple(rows.reps))
         found[way] = _judge(rows, names, days=days, seeds=words.seeds, threads=words.threads)
         mean = np.mean(found[way]["mean"])
