@@ -4,13 +4,9 @@ Only this module and ``lfm4ads/shard`` import ``torch.distributed``. Arrays are 
 through gloo whatever the device of the model, because metrics, keys and errors live in host memory.
 """
 
-import ctypes
 import gc
 import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,40 +21,13 @@ from torch.distributed import HashStore, PrefixStore, Store  # pyright: ignore[r
 from torch.distributed.rendezvous import rendezvous
 
 from lfm4ads.core.errors import StoppedError, UserError
+from lfm4ads.core.signals import StopSignal, end_with_parent
 from lfm4ads.core.watch import Watch
 
 Array = npt.NDArray[Any]
 
-_PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that the kernel sends when the parent ends."""
 DEFAULT_TIMEOUT_SECONDS = 600.0
 """How long a rank waits for another in an exchange; LFM4ADS_TIMEOUT_SECONDS gives another."""
-
-
-class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that all ranks leave after the same step."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Remember signals in a block, in which they do not end the process by themselves."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        former = {number: signal.signal(number, lambda *_: self._event.set()) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-    @property
-    def is_set(self) -> bool:
-        """Whether a signal has come to this rank."""
-        return self._event.is_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,17 +214,6 @@ def _timeout_seconds() -> float:
     return seconds
 
 
-def _end_with_parent() -> None:
-    """See that this rank goes when torchrun goes, however that ends.
-
-    Ranks without their agent train on, and the next start of the same command would share the run
-    folder with them.
-    """
-    if sys.platform == "linux":
-        # Had it gone before, there were no store to meet at, and this rank would get no further.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _join(seconds: float) -> Ranks:
     """Join the job torchrun started; its environment says where to meet."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -289,7 +247,7 @@ def open_ranks() -> Iterator[Ranks]:
     """
     torch.set_flush_denormal(True)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _end_with_parent()
+        end_with_parent()
     seconds = _timeout_seconds()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         ranks = connect(0, 1, HashStore())

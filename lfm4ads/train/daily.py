@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lfm4ads.core.errors import StoppedError
 from lfm4ads.core.log import MetricsLog, log
-from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.ranks import Ranks
+from lfm4ads.core.signals import StopSignal
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.reader import Reader
 from lfm4ads.model.lfm import Lfm

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lfm4ads.core.errors import StoppedError, UserError
-from lfm4ads.core.ranks import Ranks, StopSignal
+from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.seed import seed_torch
+from lfm4ads.core.signals import StopSignal
 from lfm4ads.data.batch import Batch
 from lfm4ads.shard.pipeline import Pipeline
 from lfm4ads.shard.sharded import Sharded

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lfm4ads.core.errors import StoppedError
 from lfm4ads.core.log import MetricsLog
-from lfm4ads.core.ranks import StopSignal
+from lfm4ads.core.signals import StopSignal
 from lfm4ads.data.attach import RepsReader
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.reader import ReaderConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.ranks import StopSignal
+from lfm4ads.core.signals import StopSignal
 from lfm4ads.train.diagnose import explain_not_finite
 from lfm4ads.train.loop import train_pass
 from lfm4ads.train.losses import masked_bce

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.ranks import StopSignal, open_ranks
+from lfm4ads.core.ranks import open_ranks
+from lfm4ads.core.signals import StopSignal
 from tests.gloo import run_ranks
 from tests.unit.data.states import one_rank
 
