@@ -113,7 +113,7 @@ def plan_tables(
         _check(table, kind=kind, pooled=pooled, config=config, load=load)
     chosen: dict[str, Chosen] = {}
     if "planner" in kinds.values():
-        kernels = {name: compute_kernel(_kernel(name, config=config)) for name in kinds}
+        kernels = {name: compute_kernel(kernel_of(name, config=config)) for name in kinds}
         chosen = choose_places(
             model,
             config=config.planner,
@@ -128,7 +128,7 @@ def plan_tables(
         if one is None:
             assert kind != "planner"
             one = Chosen(kind, choose_groups(kind, dim=table.embedding_dim, load=load))
-        kernel = _kernel(table.name, config=config)
+        kernel = kernel_of(table.name, config=config)
         plan[path][table.name] = _place(table, chosen=one, kernel=kernel, load=load, ranks=ranks)
     return ShardingPlan(plan=dict(plan))
 
@@ -150,7 +150,8 @@ def _size(table: BaseEmbeddingConfig) -> int:
     return table.num_embeddings * table.embedding_dim
 
 
-def _kernel(table: str, *, config: PlaceConfig) -> KernelConfig:
+def kernel_of(table: str, *, config: PlaceConfig) -> KernelConfig:
+    """Return the kernel of a table, by its name."""
     return config.kernels.get(table, config.kernel)
 
 
@@ -175,7 +176,7 @@ def _check(
     config: PlaceConfig,
     load: Load,
 ) -> None:
-    check_kernel(_kernel(table.name, config=config), table=table.name)
+    check_kernel(kernel_of(table.name, config=config), table=table.name)
     if kind in _POOLED_ONLY and not pooled:
         # TorchRec 1.8: data_parallel crashes with a corrupted memory, as the dense kernel does;
         # for the others it has no sharding.

@@ -16,6 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.nn.tables import Tables
 from lfm4ads.shard.comm import CommConfig, codecs_of
 from lfm4ads.shard.ids import IdMaps, IdPiece
 from lfm4ads.shard.idspace import IdsConfig
@@ -25,6 +26,7 @@ from lfm4ads.shard.optim import OptimConfig, TableOptimizer, check_device, fused
 from lfm4ads.shard.place import (
     PlaceConfig,
     find_collections,
+    kernel_of,
     plan_tables,
     table_sharders,
     table_weights,
@@ -144,6 +146,7 @@ def shard_model(
     }
     weights = table_weights(collections)
     check_device(config.optim, device=ranks.device)
+    _check_managed(model, config=config)
     codecs = codecs_of(config.comm, device=ranks.device)
     sharders = table_sharders(fused_params(config.optim), codecs=codecs)
     plan = plan_tables(model, config=config.place, ranks=ranks, sharders=sharders)
@@ -173,6 +176,25 @@ def shard_model(
     )
     sharded.maps = attach_maps(wrapped.module, config=config.ids, ranks=ranks, reset=reset)
     return sharded
+
+
+def _check_managed(model: nn.Module, *, config: ShardConfig) -> None:
+    """Refuse for tables whose rows begin anew between steps what would not see it."""
+    for tables in model.modules():
+        managed = tables.managed.values() if isinstance(tables, Tables) else ()
+        for name in (name for table in managed for name in table.names):
+            if config.pipelined:
+                raise UserError(
+                    f"shard.pipelined sends ids a step ahead, but table {name} is managed and gives"
+                    " ids their rows between steps; set shard.pipelined to false",
+                    everywhere=True,
+                )
+            if kernel_of(name, config=config.place).kind == "fused_uvm_caching":
+                raise UserError(
+                    f"table {name} is managed, and rows it begins anew would be stale in the cache"
+                    " of fused_uvm_caching; give it the kernel fused or fused_uvm",
+                    everywhere=True,
+                )
 
 
 def _scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

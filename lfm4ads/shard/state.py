@@ -63,6 +63,7 @@ def load_sharded(folder: Path, sharded: Sharded) -> dict[str, Any]:
         one.apply()
     for tensor in state.get("steps", {}).values():
         _set_fused_steps(sharded, int(tensor))
+    _forget_caches(sharded)
     return meta
 
 
@@ -84,9 +85,11 @@ def full_state(sharded: Sharded) -> tuple[dict[str, Any], Cuts]:
 def load_weights(folder: Path, sharded: Sharded) -> dict[str, Any]:
     """Restore weights and id maps, on any placement and number of ranks; return the meta."""
     state = {"model": _model_state(sharded), "ids": _id_state(sharded)}
-    return load_checkpoint(
+    meta = load_checkpoint(
         folder, {name: part for name, part in state.items() if part}, ranks=sharded.ranks
     )
+    _forget_caches(sharded)
+    return meta
 
 
 def load_tensors(folder: Path, tensors: dict[str, Tensor], *, ranks: Ranks) -> None:
@@ -104,6 +107,7 @@ def put_weights(sharded: Sharded, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, shard in _local_state(sharded).items():
             shard.copy_(weights[name])
+    _forget_caches(sharded)
 
 
 def shapes_of(sharded: Sharded) -> dict[str, list[int]]:
@@ -164,6 +168,12 @@ def _state_with(sharded: Sharded, sparse: dict[str, dict[str, Tensor]]) -> dict[
 def _fused_modules(sharded: Sharded) -> list[SplitTableBatchedEmbeddingBagsCodegen]:
     modules = sharded.model.modules()
     return [one for one in modules if isinstance(one, SplitTableBatchedEmbeddingBagsCodegen)]
+
+
+def _forget_caches(sharded: Sharded) -> None:
+    """Drop the rows that fused_uvm_caching keeps on the device: host memory was written over."""
+    for module in _fused_modules(sharded):
+        module.reset_cache_states()
 
 
 def _fused_steps(sharded: Sharded) -> dict[str, Tensor]:

@@ -75,8 +75,8 @@ def in_two(ranks, folder, batches):
             os.kill(os.getpid(), signal.SIGTERM)
 
     stop = StopSignal()
-    stop.listen()
-    first = run_pass(sharded, batches, stop=stop, after_step=interrupt, seed=5)
+    with stop.listening():
+        first = run_pass(sharded, batches, stop=stop, after_step=interrupt, seed=5)
     run_pass(sharded, batches[2:], first_step=2, first_total_step=2, seed=5)
     return {"stopped": (first.stopped, first.steps), "end": local_weights(sharded)}
 
