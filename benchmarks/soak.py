@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -49,6 +48,7 @@ KINDS: tuple[Kind, ...] = (
     "flip",
     "delete",
 )
+TEARS: tuple[Kind, ...] = ("truncate", "flip", "delete")
 END_SECONDS = 300
 """What a launcher that was told to stop may take, on a machine with much else to do."""
 
@@ -84,7 +84,8 @@ def words_of(root: Path, *, output: str, save_every_steps: int) -> list[str]:
     """Return the command line of the run."""
     days = "days={first: 20260101, base_last: 20260102, last: 20260104, max_epochs: 2}"
     reader = "reader={batch_size: 64, lanes: 4, window_rows: 256, shuffle: true}"
-    own = [f"data={root}/data", f"output={root}/{output}", f"save_every_steps={save_every_steps}"]
+    saving = [f"save_every_steps={save_every_steps}", "save.asynchronous=true"]
+    own = [f"data={root}/data", f"output={root}/{output}", *saving]
     return ["-m", "launch.pretrain", "configs/pretrain/debug.yaml", *own, days, reader]
 
 
@@ -111,13 +112,15 @@ def ranks_of(launcher: int) -> list[int]:
         return []
 
 
-def tear(checkpoints: Path, *, kind: Kind, dice: random.Random) -> str:
-    """Damage a file of the newest checkpoint; return which, or nothing where there is none."""
-    files = [path for path in checkpoints.glob("[!.]*/*") if path.is_file()]
-    if not files:
-        return ""
-    newest = max(files, key=lambda path: path.stat().st_mtime).parent
-    victim = dice.choice(sorted(path for path in newest.iterdir() if path.is_file()))
+def tear(checkpoints: Path, *, kind: Kind, dice: random.Random) -> bool:
+    """Damage a file of the newest checkpoint of mid-day; return False where there is none.
+
+    Only where the one before it stands: a run whose every checkpoint is torn says so and ends.
+    """
+    newest = checkpoints / "last"
+    if not (newest.is_dir() and (checkpoints / "previous").is_dir()):
+        return False
+    victim = dice.choice(sorted(path for path in newest.rglob("*") if path.is_file()))
     content = bytearray(victim.read_bytes())
     match kind:
         case "truncate":
@@ -128,7 +131,7 @@ def tear(checkpoints: Path, *, kind: Kind, dice: random.Random) -> str:
             victim.write_bytes(content)
         case _:
             victim.unlink()
-    return f"{newest.name}/{victim.name}"
+    return True
 
 
 def strike(process: subprocess.Popen[bytes], *, kind: Kind, dice: random.Random) -> bool:
@@ -216,6 +219,11 @@ def run_under_faults(
         wait_until(lambda at=offset: has_trained(run, log=log, offset=at), process=process)
         if process.poll() is None:
             # It came so far in spite of what was done before.
+            said = log.read_text()[offset:].splitlines()
+            skipped = sum("skipped" in line and "cut short" not in line for line in said)
+            tally.skipped += skipped
+            if any(waiting[kind] for kind in TEARS) and not skipped:
+                raise SystemExit(f"a torn checkpoint was used: {said}")
             tally.survived += waiting
             waiting.clear()
             pause = dice.uniform(*settings.pause_seconds)
@@ -223,7 +231,7 @@ def run_under_faults(
             wait_until(lambda at=struck: time.monotonic() > at, process=process)
         if process.poll() is None and time.monotonic() < until:
             kind = dice.choice(settings.kinds)
-            tears = kind in ("truncate", "flip", "delete")
+            tears = kind in TEARS
             if strike(process, kind="kill launcher" if tears else kind, dice=dice) and (
                 not tears or tear(run / "checkpoints", kind=kind, dice=dice)
             ):
@@ -250,8 +258,6 @@ def soak(settings: Settings, root: Path) -> dict[str, Any]:
     while not tally.runs or time.monotonic() < until:
         run_under_faults(root, settings, tally, dice=dice, until=until)
         tally.differences += differences(calm, end_of(root, "run"))
-    said = (root / "run.log").read_text()
-    tally.skipped = len(re.findall(r"checkpoints/\S+.* (?:skip|not used|damaged|torn)", said))
     aucs = {
         f"{row['task']} {row['split']}": row["auc"]
         for row in calm["report"]["metrics"]
