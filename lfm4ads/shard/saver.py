@@ -83,6 +83,11 @@ class Saver:
         log.info("checkpoint %s: training stood still for %.2f s", folder.name, stalled)
         return stalled
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether this rank has nothing under way. Not collective."""
+        return self._pending is None or self._pending.done()
+
     def wait(self) -> None:
         """Wait until what was begun is on the disk. Collective."""
         pending, self._pending = self._pending, None
