@@ -35,7 +35,7 @@ class _State:
 def swap_units(units: Units, *, base_bytes: float, rounds: int, cluster: ClusterConfig) -> Units:
     """Take work off the slowest rank, one move or swap a round, while that makes a step shorter.
 
-    No rank is filled beyond its memory or the fullest, and no two parts of a table come to one rank.
+    No rank is filled beyond its memory or the fullest; no two parts of a table come to one rank.
     """
     state = _start(units, base_bytes=base_bytes, cluster=cluster)
     for _ in range(rounds):

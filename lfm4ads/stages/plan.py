@@ -47,7 +47,7 @@ class Config:
     groups: dict[str, TableGroup] = field(default_factory=dict[str, TableGroup])
     """Name -> like tables; a group of several is ``<name>_0``, ``<name>_1`` and so on."""
     schema: Path | None = None
-    """``schema.yaml`` of a dataset."""
+    """A dataset, or its ``schema.yaml``."""
     list_pooling: float = 20.0
     """Ids of a list feature of the schema that has no max_length."""
     rules: dict[str, RuleConfig] = field(default_factory=dict[str, RuleConfig])
@@ -87,8 +87,8 @@ def _describe(config: Config) -> Tables:
     if config.schema is None:
         tables = describe_groups(config.groups)
     else:
-        schema = load_config(Schema, [str(config.schema)])
-        tables = describe_schema(schema, list_pooling=config.list_pooling)
+        path = config.schema / "schema.yaml" if config.schema.is_dir() else config.schema
+        tables = describe_schema(load_config(Schema, [str(path)]), list_pooling=config.list_pooling)
     return apply_rules(tables, rules=config.rules)
 
 
