@@ -145,6 +145,7 @@ def run(config: Config, ranks: Ranks) -> Path:
         meta={
             "upstream": version,
             "model": config_yaml(config.model),
+            "ids": config_yaml(config.shard.ids),
             "survey": survey.to_dict() if survey else None,
         },
         metrics=MetricsLog(

@@ -267,6 +267,7 @@ def _build(setting: _Setting, *, arm: str, seed: int) -> Built:
             version=setting.version,
             names=setting.names,
             upstream=setting.lineage.config,
+            ids=setting.lineage.ids,
             checkpoint=setting.checkpoint,
             snapshot=config.input.as_of,
             kept=setting.kept,

@@ -18,6 +18,7 @@ from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.downstream import Downstream, DownstreamConfig
 from lfm4ads.model.isomorphic import Twin, module_weights
 from lfm4ads.nn.heads import ScenarioHeads
+from lfm4ads.shard.idspace import IdsConfig
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 from lfm4ads.train.fit import Fitter
 from lfm4ads.train.levels import fit_levels
@@ -57,6 +58,8 @@ class Sources:
     upstream: LfmConfig
     checkpoint: Path
     """Upstream weights that a module or a copy starts from."""
+    ids: IdsConfig = field(default_factory=IdsConfig)
+    """How the upstream's managed tables give rows to ids; a copy of them goes on so."""
     snapshot: int = 0
     """As-of day that every sample reads; 0: the newest before the sample's own day."""
     kept: KeptTables = field(default_factory=KeptTables)
@@ -179,7 +182,6 @@ def _twin(
     scale = config.model.copy_lr_scale
     optim = config.shard.optim
     optim = replace(optim, dense_lr=scale * optim.dense_lr, sparse_lr=scale * optim.sparse_lr)
-    sharded = shard_model(
-        model, config=replace(config.shard, optim=optim), ranks=ranks, seed=config.seed
-    )
+    own = replace(config.shard, optim=optim, ids=sources.ids)
+    sharded = shard_model(model, config=own, ranks=ranks, seed=config.seed)
     return sharded, transplant(sharded, names, sources.checkpoint, prefix="network.")

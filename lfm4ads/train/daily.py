@@ -23,6 +23,7 @@ from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_sharded
 from lfm4ads.train.diagnose import explain_not_finite, refuse_not_finite
 from lfm4ads.train.explore import ExploreConfig
+from lfm4ads.train.idlog import log_ids
 from lfm4ads.train.loop import Fault, agreed, progress, train_pass
 from lfm4ads.train.objective import Objective
 from lfm4ads.train.scorer import Scorer, joint_logits
@@ -92,16 +93,23 @@ class Daily:
         return model
 
     def run(self) -> None:
-        """Do every item from the position on."""
-        while self.position.index < len(self.work.items):
-            item = self.work.items[self.position.index]
-            try:
-                self._do(item)
-            except StoppedError:
-                # A pass that only scores has moved no weight: what was trained before it is kept.
-                if item.kind in ("validate", "score"):
-                    self._save(LAST, day=item.day)
-                raise
+        """Do every item from the position on; what is being written is on the disk at the end."""
+        try:
+            while self.position.index < len(self.work.items):
+                self._do_or_save(self.work.items[self.position.index])
+            self.saver.wait()
+        finally:
+            self.saver.close()
+
+    def _do_or_save(self, item: Item) -> None:
+        try:
+            self._do(item)
+        except StoppedError:
+            # A pass that only scores has moved no weight: what was trained before it is kept.
+            if item.kind in ("validate", "score"):
+                self._save(LAST, day=item.day)
+                self.saver.wait()
+            raise
 
     def _do(self, item: Item) -> None:
         match item.kind:
@@ -176,6 +184,7 @@ class Daily:
         step = position.total_steps
         self.metrics.write("loss", done.loss, step=step, split="train", unit="nats/row")
         self.metrics.write("rate", rate, step=step, split="train", unit="rows/s")
+        log_ids(self.sharded, self.metrics, words=f"day {item.day}", step=step, split="train")
         self._next()
 
     def _tasks(self, item: Item) -> Sequence[str]:

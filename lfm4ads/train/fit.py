@@ -17,6 +17,7 @@ from lfm4ads.data.schema import Schema
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import copy_weights, put_weights
 from lfm4ads.train.diagnose import explain_not_finite
+from lfm4ads.train.idlog import log_ids
 from lfm4ads.train.loop import Pass, progress, train_pass
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, score_pass, weighted_scenario_auc
 
@@ -205,4 +206,6 @@ class Fitter:
                 everywhere=True,
             )
         metrics.write(f"loss/{day}", done.loss, step=epoch, split="train", unit="nats/row")
+        words = f"{self.words} {day}"
+        log_ids(self.sharded, metrics, words=words, step=epoch, split=f"train:{day}")
         return done

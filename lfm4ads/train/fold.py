@@ -63,7 +63,8 @@ class Upstream:
 
 def place_upstream(lineage: Lineage, model: Lfm, *, place: PlaceConfig, ranks: Ranks) -> Upstream:
     """Put a model of the lineage on the ranks, without weights."""
-    sharded = shard_model(model, config=ShardConfig(place=place), ranks=ranks, seed=0)
+    config = ShardConfig(place=place, ids=lineage.ids)
+    sharded = shard_model(model, config=config, ranks=ranks, seed=0)
     return Upstream(lineage=lineage, model=model, sharded=sharded)
 
 

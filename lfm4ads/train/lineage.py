@@ -7,6 +7,7 @@ from lfm4ads.core.checkpoint import check_checkpoint, complete_checkpoints
 from lfm4ads.core.config import parse_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.model.config import LfmConfig
+from lfm4ads.shard.idspace import IdsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,8 @@ class Lineage:
     folder: Path
     version: str
     config: LfmConfig
+    ids: IdsConfig
+    """How its managed tables give rows to ids."""
     days: dict[int, Path]
     seen_through: int
     """Last day whose labels the first checkpoint has seen, early stopping included."""
@@ -45,6 +48,7 @@ def open_lineage(folder: Path) -> Lineage:
         folder=folder,
         version=first["upstream"],
         config=parse_config(LfmConfig, first["model"]),
+        ids=parse_config(IdsConfig, first["ids"]),
         days={meta["day"]: one for one, meta in metas.items()},
         seen_through=first["seen_through"],
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from lfm4ads.core.checkpoint import tensor_shapes
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import log
+from lfm4ads.shard.mapping import load_maps
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_tensors, shapes_of
 
@@ -69,6 +70,8 @@ def transplant(
         else:
             resized[name] = source
     load_tensors(checkpoint, same, ranks=sharded.ranks)
+    # Rows of a managed table mean nothing without the ids they are of.
+    load_maps(checkpoint, sharded.maps, sources=_maps_of(names, sharded), ranks=sharded.ranks)
     for name, source in resized.items():
         _load_overlap(own[name], source, shapes[source], checkpoint=checkpoint, sharded=sharded)
     coverage = Coverage(
@@ -90,6 +93,16 @@ def transplant(
         checkpoint,
     )
     return coverage
+
+
+def _maps_of(names: Mapping[str, str], sharded: Sharded) -> dict[str, str]:
+    """Return own path -> upstream path of every ``Tables`` whose tables are taken."""
+    return {
+        path: source.removesuffix(name.removeprefix(path)).removesuffix(".")
+        for path in sharded.maps
+        for name, source in names.items()
+        if name.startswith(f"{path}.")
+    }
 
 
 def _load_overlap(
