@@ -13,6 +13,7 @@ from torchrec import (
 )
 
 from lfm4ads.core.errors import UserError
+from lfm4ads.shard.kernel import KernelConfig
 from lfm4ads.shard.optim import OptimConfig, fused_params
 from lfm4ads.shard.place import (
     PlaceConfig,
@@ -168,6 +169,34 @@ def test_data_parallel_is_refused_in_a_sentence_for_what_is_read_id_by_id(config
     assert caught.value.everywhere
     config = {"default": "data_parallel", "tables": {"i": "table_wise"}}
     assert plan({"a": (9, 8)}, unpooled={"i": (9, 8)}, world=2, **config)["i"][0] == "table_wise"
+
+
+@pytest.mark.parametrize("kind", ["table_row_wise", "table_column_wise", "grid"])
+def test_kinds_that_know_hosts_are_placed_on_them_and_refused_for_sequences(kind):
+    tables = {"a": (100, 8), "b": (100, 8)}
+    placed = plan(tables, world=4, host_ranks=2, default=kind)
+    wanted = "grid_shard" if kind == "grid" else kind
+    assert {one for one, _ in placed.values()} == {wanted}
+    assert numbers_held(tables, placed, world=4) == [400.0] * 4
+    refused = f"table i is read id by id, for a sequence, and cannot be {kind};"
+    with pytest.raises(UserError, match=refused):
+        plan({}, unpooled={"i": (99, 8)}, world=4, host_ranks=2, default=kind)
+
+
+def test_a_kernel_of_no_table_or_of_a_dense_one_is_refused_in_a_sentence():
+    kernels = {"colour": KernelConfig(kind="fused_uvm")}
+    with pytest.raises(UserError, match=r"place\.kernels names colour, which is no table"):
+        plan({"a": (9, 8)}, world=2, kernels=kernels)
+    with pytest.raises(UserError, match="table colour, which is placed data_parallel, whole on"):
+        plan({"colour": (9, 8)}, world=2, kernels=kernels, default="data_parallel")
+
+
+def test_auto_leaves_tables_whole_whose_blocks_would_leave_a_rank_empty():
+    placed = plan({"a": (9, 8), "b": (10, 8)}, world=4, row_wise_rows=1)
+    assert {name: kind for name, (kind, _) in placed.items()} == {
+        "a": "table_wise",
+        "b": "row_wise",
+    }
 
 
 def test_a_model_without_tables_has_an_empty_plan():
