@@ -15,7 +15,7 @@ BASE ?=
 
 STAGES := prepare pretrain dump transfer retrieve select analyse report plan experiment
 # One process; the others run as RANKS, which launch.ranks starts. torchrun takes the same words and works too.
-ALONE := prepare report experiment
+ALONE := prepare report plan experiment
 
 python := $(abspath $(VENV))/bin/python
 present = $(strip $(foreach stage,$(STAGES),$(if $(wildcard launch/$(stage).py),$(stage))))

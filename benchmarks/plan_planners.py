@@ -1,11 +1,11 @@
 """The planner of ``plan`` beside TorchRec's on one described cluster, judged by one cost model.
 
-python -m benchmarks.plan_planners --json [--tables 300] [--nodes 4]
+python -m benchmarks.plan_planners --json [--tables 300] [--nodes 4] [--untold]
 
-Both may place tables table-, column-, table-row-, row-wise and by grid. TorchRec's planner runs as
-it comes, and told which kinds to try by a table's size. Both placements are then measured by the
-formulas of docs/planning.md, which are ours; memory of weights needs no model. The last line
-printed is one JSON object.
+Both may place tables table-, column-, table-row-, row-wise and by grid. TorchRec's planner is told
+which kinds to try by a table's size; untold it tries all and takes many minutes. Both placements
+are then measured by the formulas of docs/planning.md, which are ours; memory of weights needs no
+model. The last line printed is one JSON object.
 
 Dimension key: T tables, S pieces of tables.
 """
@@ -135,13 +135,24 @@ def figures(cost: Estimate, *, seconds: float, cut: Cut) -> dict[str, Any]:
     }
 
 
+def show(name: str, one: dict[str, Any]) -> None:
+    """Print one planner's line."""
+    print(
+        f"{name}: planned in {one['planning_seconds']:.2f} s, step"
+        f" {one['step_seconds'] * 1e3:.2f} ms, load spread {one['load_spread_ratio']:.3f},"
+        f" fullest rank {one['max_rank_gib']:.1f} GiB, weights spread"
+        f" {one['weights_spread_ratio']:.3f}, {one['kinds']}",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Plan, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--tables", type=int, default=300)
     parser.add_argument("--nodes", type=int, default=4, help="of eight accelerators")
-    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--untold", action="store_true", help="TorchRec's with every kind, too")
     words = parser.parse_args()
     logging.disable(logging.WARNING)
     cluster, workload = ClusterConfig(nodes=words.nodes), WorkloadConfig(batch_size=1024)
@@ -152,22 +163,16 @@ def main() -> None:
         plan = plan_cluster(tables, workload=workload, cluster=cluster, search=SearchConfig())
         seconds = time.perf_counter() - started
         result[name] = figures(plan.estimate, seconds=seconds, cut=plan.cut)
+        show(name, result[name])
     tables = describe(words.tables, kinds=PLACED)
-    for name, told in (("torchrec, told by size", True), ("torchrec", False)):
-        if words.only_ours:
-            break
+    told = {"torchrec, told by size": True} | ({"torchrec": False} if words.untold else {})
+    for name, by_size in told.items():
         started = time.perf_counter()
-        shards, cut = torchrec_plan(tables, workload=workload, cluster=cluster, told=told)
+        shards, cut = torchrec_plan(tables, workload=workload, cluster=cluster, told=by_size)
         seconds = time.perf_counter() - started
         cost = estimate(tables, shards, cut=cut, workload=workload, cluster=cluster)
         result[name] = figures(cost, seconds=seconds, cut=cut)
-    for name, one in result.items():
-        print(
-            f"{name}: planned in {one['planning_seconds']:.2f} s, step"
-            f" {one['step_seconds'] * 1e3:.2f} ms, load spread {one['load_spread_ratio']:.3f},"
-            f" fullest rank {one['max_rank_gib']:.1f} GiB, weights spread"
-            f" {one['weights_spread_ratio']:.3f}, {one['kinds']}"
-        )
+        show(name, result[name])
     if words.json:
         print(json.dumps({"tables": words.tables, "ranks": cluster.ranks, "planners": result}))
 
