@@ -78,7 +78,8 @@ class Config:
 def upstream_version(config: Config, dataset: Dataset) -> str:
     """Return the name of the lineage.
 
-    Continuing the run to later days does not change it, nor does another placement of tables.
+    Continuing the run to later days does not change it, nor does another placement of tables or
+    pipelining, which learns the same.
     """
     same = replace(
         config,
@@ -90,7 +91,7 @@ def upstream_version(config: Config, dataset: Dataset) -> str:
         save=SaveConfig(),
         write_scores=False,
         explore=ExploreConfig(),
-        shard=replace(config.shard, place=PlaceConfig()),
+        shard=replace(config.shard, place=PlaceConfig(), pipelined=False),
         select=None,
         days=replace(config.days, last=99999999),
     )
