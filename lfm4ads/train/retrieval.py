@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
@@ -11,6 +10,7 @@ from lfm4ads.data.attach import KeptTables, Reps, RepsReader
 from lfm4ads.data.index import Dataset, select_rows
 from lfm4ads.data.reader import Reader, scoring
 from lfm4ads.data.rows import KeptRows
+from lfm4ads.model.arm import match_names
 from lfm4ads.model.retrieval import ITEM, Retrieval
 from lfm4ads.shard.sharded import Sharded, shard_model
 from lfm4ads.train.interactions import ItemCounts, ItemDays, item_counts, item_days, liked
@@ -109,26 +109,12 @@ def read_sources(
 def choose_queries(
     reps: Reps, patterns: Mapping[str, Sequence[str]], *, day: int
 ) -> dict[str, tuple[str, ...]]:
-    """Return what each arm's patterns name among the representations samples of ``day`` read."""
+    """Return which of the user's representations of ``day`` each arm's patterns name."""
     names = reps.every(day)
     if ITEM not in names:
         raise UserError(f"{reps.root} has no {ITEM}; run dump with item representations")
-    return {arm: choose_query(own, names=names) for arm, own in patterns.items()}
-
-
-def choose_query(patterns: Sequence[str], *, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the user's representations that patterns such as ``user.cr_*`` name, in order."""
-    users = [name for name in names if name.startswith("user.")]
-    chosen: dict[str, None] = {}
-    for pattern in patterns:
-        found = [name for name in users if fnmatchcase(name, pattern)]
-        if not found:
-            raise UserError(
-                f"query names {pattern}, but the user's representations are"
-                f" {', '.join(sorted(users)) or 'none'}; name one of them, or a pattern of theirs"
-            )
-        chosen |= dict.fromkeys(found)
-    return tuple(chosen)
+    users = tuple(name for name in names if name.startswith("user."))
+    return {arm: match_names(tuple(own), users) for arm, own in patterns.items()}
 
 
 def build_retrieval(

@@ -9,7 +9,7 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.model.retrieval import ITEM, Retrieval, RetrievalConfig
 from lfm4ads.train.popularity import POPULARITY, Popularity
-from lfm4ads.train.retrieval import choose_query
+from lfm4ads.train.retrieval import choose_queries
 from lfm4ads.train.space import OwnSpace, StoredSpace, rep_batch
 from tests.batches import one_rank
 
@@ -18,16 +18,12 @@ DIMS = {"user.ur": 3, "user.cr_ads": 2, ITEM: 4}
 
 
 def test_patterns_name_the_users_representations_once_each():
-    assert choose_query(["user.cr_*", "user.ur"], names=NAMES) == (
-        "user.cr_ads",
-        "user.cr_content",
-        "user.ur",
-    )
-    assert choose_query(["user.ur", "user.*"], names=NAMES) == NAMES[:1] + NAMES[1:3]
-    assert choose_query([], names=NAMES) == ()
+    reps = SimpleNamespace(root="reps", every=lambda _: NAMES)
+    patterns = {"both": ["user.cr_*", "user.ur"], "all": ["user.ur", "user.*"], "own": []}
+    assert choose_queries(reps, patterns, day=1) == {"both": NAMES[:3], "all": NAMES[:3], "own": ()}
     for pattern in ("user.cr_search", ITEM, "ur"):
-        with pytest.raises(UserError, match=r"the user's representations are user\.cr_ads, user"):
-            choose_query(["user.ur", pattern], names=NAMES)
+        with pytest.raises(UserError, match=rf"is called {pattern}; there are user\.ur, user\.cr"):
+            choose_queries(reps, {"one": ["user.ur", pattern]}, day=1)
 
 
 def batch_of(*, present=1.0):
