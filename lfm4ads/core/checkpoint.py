@@ -155,16 +155,16 @@ def tensor_shapes(folder: Path, *, part: str = "model") -> dict[str, list[int]]:
     }
 
 
-def complete_checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoint folders under ``root`` that are complete, by name.
+def complete_checkpoints(root: Path, *, pattern: str = "*") -> list[Path]:
+    """Return the checkpoint folders of a pattern under ``root`` that are complete, by name.
 
-    A former one whose successor was killed between the two renames is among them.
+    A former one whose successor was killed between the two renames is among all of them.
 
     Raises:
         UserError: one of them is torn: a reader that is told to use it must not use another.
     """
     found = []
-    for folder in sorted(root.glob("*")):
+    for folder in sorted(root.glob(pattern)):
         if is_visible(folder) and (folder / SEAL).is_file():
             check_checkpoint(folder)
             found.append(folder)

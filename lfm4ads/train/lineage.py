@@ -35,8 +35,7 @@ class Lineage:
 
 def open_lineage(folder: Path) -> Lineage:
     """Read what checkpoints a pretrain run folder holds."""
-    checkpoints = complete_checkpoints(folder / "checkpoints")
-    found = [one for one in checkpoints if one.name.startswith("day=")]
+    found = complete_checkpoints(folder / "checkpoints", pattern="day=*")
     if not found:
         raise UserError(
             f"{folder} has no checkpoint of a day; run pretrain first or point pretrain at its run"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
 
-from lfm4ads.core.checkpoint import load_checkpoint, save_checkpoint
+from lfm4ads.core.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.generations import keep_newest, newest_checkpoint
 from lfm4ads.core.log import log
@@ -131,6 +131,18 @@ def test_the_one_before_the_one_before(root, said):
     cut(root / "previous" / ".metadata", 0.5)
     assert newest(root)[0] == root / "day=20260101"
     assert len(said) == 2
+
+
+def test_a_reader_of_days_refuses_a_torn_day_alone(root):
+    cut(root / "last" / "meta.json", 0.5)
+    day = root / "day=20260101"
+    assert complete_checkpoints(root, pattern="day=*") == [day]
+    flip(day / "__0_0.distcp", 0.5)
+    with pytest.raises(UserError, match=r"__0_0\.distcp does not hold the bytes"):
+        held(day)
+    cut(day / "__0_0.distcp", 0.5)
+    with pytest.raises(UserError, match=r"__0_0\.distcp is missing or torn"):
+        complete_checkpoints(root, pattern="day=*")
 
 
 def test_nothing_left_is_an_error_and_not_a_fresh_start(root, said):
