@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lfm4ads.core.errors import UserError
 from lfm4ads.data.moments import Moments
 from lfm4ads.nn.standardise import Standardiser
 
@@ -71,3 +72,19 @@ def test_moments_are_kept_with_the_weights_and_get_no_gradient(standardiser, bat
     other.load_state_dict(standardiser.state_dict())
     assert torch.equal(other(batch), standardiser(batch))
     assert list(standardiser.parameters()) == []
+
+
+def test_some_dims_are_read_on_their_own_scale(standardiser, batch):
+    some = {"item.ir": [0, 3]}
+    moments = {
+        name: Moments(mean=np.arange(dim) + 4.0 + position, std=np.arange(dim) + 2.0 + position)
+        for position, (name, dim) in enumerate(DIMS.items())
+    }
+    narrow = Standardiser(DIMS, chosen=some)
+    narrow.set_moments(moments)
+    assert narrow.dims == DIMS | {"item.ir": 2}
+    assert torch.equal(narrow(batch, ("item.ir",)), standardiser(batch, ("item.ir",))[:, [0, 3]])
+    assert torch.equal(narrow(batch, ("user.ur",)), standardiser(batch, ("user.ur",)))
+    assert narrow.state_dict().keys() == standardiser.state_dict().keys()
+    with pytest.raises(UserError, match=r"dim 4 of item\.ir is asked for, which has 4"):
+        Standardiser(DIMS, chosen={"item.ir": [4]})
