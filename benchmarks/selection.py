@@ -1,11 +1,12 @@
 """Best subset selection beside abess and lasso on the same data in the same run.
 
 python -m benchmarks.selection --json [--setups linear-1000-20 ...] [--replications 20] [--lasso 2]
+python -m benchmarks.selection --section exhaustive|real|scale --json [words of the section]
 
 abess (and scikit-survival for the lasso of Cox models) are installed by hand where this runs; they
 are no dependency of the package. Times are CPU seconds of one thread. The last line printed is one
 JSON object: ``setups``, one object each, and ``ratios``, the median over replications of our time
-over that of abess.
+over that of abess. Other sections are in modules of their own.
 
 Dimension key: N rows, P columns.
 """
@@ -24,6 +25,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ import numpy.typing as npt
 from sklearn.linear_model import LassoCV, LogisticRegressionCV
 from sklearn.metrics import r2_score, roc_auc_score
 
+from benchmarks import selection_exact, selection_real, selection_scale
 from lfm4ads.selection import BestSubsetClassifier, BestSubsetCox, BestSubsetRegressor
 from lfm4ads.selection.path import default_largest
 from lfm4ads.selection.recipe import Drawn, Recipe, draw, draw_again
@@ -86,6 +89,11 @@ SETUPS: dict[str, Recipe] = {
     ),
     "cox-300-1000": Recipe(model="cox", rows=300, columns=1000, true_columns=5),
 }
+SECTIONS = {
+    "exhaustive": selection_exact.main,
+    "real": selection_real.main,
+    "scale": selection_scale.main,
+}
 Fitted = npt.NDArray[np.float64]
 
 
@@ -104,10 +112,25 @@ def main() -> None:
     """Run the set-ups and print one line each, then the whole as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
-    parser.add_argument("--setups", nargs="*", default=list(SETUPS), choices=list(SETUPS))
+    parser.add_argument("--setups", nargs="*", default=list(SETUPS))
     parser.add_argument("--replications", type=int, default=20)
     parser.add_argument("--lasso", type=int, default=0, help="replications with a lasso too")
-    options = parser.parse_args()
+    parser.add_argument("--section", choices=list(SECTIONS), help="another part, with own words")
+    options, rest = parser.parse_known_args()
+    if options.section:
+        own = [
+            word for word in sys.argv[1:] if word not in ("--json", "--section", options.section)
+        ]
+        found = SECTIONS[options.section](own)
+        print(json.dumps({"section": options.section, "setups": found}))
+        return
+    if rest:
+        parser.error(f"there is no option {rest[0]}")
+    for name in options.setups:
+        if name not in SETUPS:
+            parser.error(f"there is no set-up {name}; there are {', '.join(SETUPS)}")
+    if find_spec("abess") is None:
+        sys.exit("abess is not installed and nothing can be compared: pip install abess")
     warnings.simplefilter("ignore")  # solvers warn of separable data, which is the point
     found = [
         line
