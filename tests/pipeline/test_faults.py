@@ -132,7 +132,7 @@ def test_a_rank_that_is_told_to_stop_stops_all(root, calm):
         wait_for(process, root / "one told" / "checkpoints" / "last")
         os.kill(ranks_of(process.pid)[1], signal.SIGTERM)
         _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 143
+    assert process.returncode == 143, errors
     (said,) = (line for line in errors.splitlines() if "error: " in line)
     assert said.startswith("error: stopped by a signal at step")
     assert said.endswith("which is saved; run the same command to go on")
@@ -146,7 +146,7 @@ def test_a_mistake_is_tried_as_often_as_torchrun_is_told_and_no_more(root):
     wrong = pretrain(root, "wrong", data=root / "nowhere")
     with launched(wrong, OURS, "--max-restarts", "1") as process:
         _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2
+    assert process.returncode == 2, errors
     lines = [line for line in errors.splitlines() if "nowhere/schema.yaml does not" in line]
     assert len(lines) == 2, errors
 
