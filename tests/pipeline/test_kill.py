@@ -126,3 +126,28 @@ def test_days_beyond_the_last_ones_are_removed(root):
     run_jobs(2, pretrain(root, "few", save__keep_last=1, save__asynchronous=True))
     names = sorted(one.name for one in (root / "few" / "checkpoints").iterdir())
     assert names == [f"day={DAYS[1]}", "last", "previous"]
+
+
+def do_until_told(ranks, one, count):
+    """Run a job whose ranks are told to stop in their ``count``-th step."""
+    step, steps = Sharded.step, []
+
+    def step_and_stop(self, loss):
+        step(self, loss)
+        steps.append(1)
+        if len(steps) == count:
+            ranks.stop._event.set()
+
+    Sharded.step = step_and_stop
+    return do(ranks, [one])
+
+
+def test_a_stop_finishes_what_is_being_written(root):
+    one = pretrain(root, "told", save__asynchronous=True)
+    for ((sentence, everywhere),) in run_ranks(do_until_told, 2, one, 14, seconds=SECONDS):
+        assert "stopped by a signal at step 14" in sentence
+        assert everywhere
+    checkpoints = root / "told" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last", "previous"]
+    assert done(root / "told") == 14
+    assert not list(checkpoints.glob(".*"))
