@@ -59,9 +59,9 @@ class Settings:
 
     minutes: float
     seed: int = 0
-    rows: int = 6_000
+    rows: int = 40_000
     """Of a day; there are four."""
-    save_every_steps: int = 5
+    save_every_steps: int = 20
     pause_seconds: tuple[float, float] = (0.5, 25.0)
     """Between the first step of a start and the next fault, uniform."""
     kinds: tuple[Kind, ...] = KINDS
