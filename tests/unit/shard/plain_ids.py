@@ -31,7 +31,7 @@ class PlainIds:
         replaced, shelf[way] = shelf[way], entry
         return way, replaced
 
-    def admit(self, times, now):
+    def admit(self, times, now):  # noqa: C901 - the rules in one place, to be read top to bottom
         """Take a step's {id: sightings}; return {id: row or None}, and the rows evicted."""
         config, ways = self.config, self.config.ways
         if config.half_life_steps and now % config.half_life_steps == 0:

@@ -1,5 +1,7 @@
 """Which id has which row, step by step, against a reference with dicts and loops."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -25,8 +27,7 @@ def caches(config, *, rows=200, parts=1):
     geometry = geometry_of(rows, ways=config.ways, overflow_ratio=config.overflow_ratio)
     bounds = [geometry.buckets * part // parts for part in range(parts + 1)]
     return geometry, [
-        IdCache(geometry, config=config, first=first, last=last)
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        IdCache(geometry, config=config, first=first, last=last) for first, last in pairwise(bounds)
     ]
 
 
