@@ -39,6 +39,13 @@ class Fault:
     def __init__(self) -> None:
         self.error: UserError | None = None
 
+    def note(self, sentence: str) -> None:
+        """Remember it to be raised: a backward pass is collective, so a rank takes part in it yet.
+
+        The next thing all ranks do together is to stop, and nothing is saved before.
+        """
+        self.error = UserError(sentence)
+
 
 def agreed(
     batches: Iterable[Batch],
@@ -102,8 +109,7 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         sharded: The model and its optimisers.
         batches: This rank's share; all ranks have equally many.
         loss: Loss of a batch, summed over its rows.
-        batch_size: Rows of a global step; the gradient is that of the summed loss divided by it, on
-            any number of ranks.
+        batch_size: Rows of a global step on all ranks, by which the summed loss is divided.
         explain: Says where a loss that is not finite comes from.
         stop: When set on any rank, every rank leaves after the same step.
         after_step: Called after each step, on every rank; raise its fault together before saving.
@@ -117,8 +123,7 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
     ranks = sharded.ranks
     sharded.model.train()
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    rows = steps = 0
-    stopped, fault = False, Fault()
+    rows, steps, stopped, fault = 0, 0, False, Fault()
 
     def forward(batch: Batch) -> Tensor:
         ranks.at(f"training step {first_total_step + steps + 1}, day {batch.day}")
@@ -126,12 +131,8 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         sharded.set_rates(first_total_step + steps)
         value = loss(batch)
         if not torch.isfinite(value):
-            # The backward is collective, so this rank still takes part in it; the next thing all
-            # ranks do together is to stop, and nothing is saved before.
-            fault.error = UserError(
-                f"the loss is not finite at step {first_total_step + steps + 1}, day {batch.day}:"
-                f" {explain(batch)}"
-            )
+            step = first_total_step + steps + 1
+            fault.note(f"the loss is not finite at step {step}, day {batch.day}: {explain(batch)}")
         total.add_(value.detach())
         return value * (ranks.world / batch_size)
 
