@@ -21,6 +21,7 @@ from torch.distributed import HashStore, PrefixStore, Store  # pyright: ignore[r
 from torch.distributed.rendezvous import rendezvous
 
 from lfm4ads.core.errors import StoppedError, UserError
+from lfm4ads.core.meeting import agree_on_name
 from lfm4ads.core.signals import StopSignal, end_with_parent
 from lfm4ads.core.watch import Watch
 
@@ -219,15 +220,18 @@ def _join(seconds: float) -> Ranks:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     meeting = rendezvous("env://", timeout=timedelta(seconds=seconds))
     store, rank, world = next(meeting)
+    start = agree_on_name(
+        PrefixStore("meeting", store), rank=rank, world=world, timeout_seconds=seconds
+    )
     # The watch speaks first: torch's own message names neither the missing rank nor the step.
     ranks = connect(
         rank,
         world,
-        PrefixStore("job", store),
+        PrefixStore(f"job/{start}", store),
         timeout_seconds=seconds + 60,
         host_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
     )
-    board = PrefixStore("watch", store.clone())  # pyright: ignore[reportAttributeAccessIssue] - absent from its stub
+    board = PrefixStore(f"watch/{start}", store.clone())  # pyright: ignore[reportAttributeAccessIssue] - absent from its stub
     return replace(ranks, watch=Watch(board, rank=rank, world=world, timeout_seconds=seconds))
 
 
