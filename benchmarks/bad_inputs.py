@@ -167,7 +167,7 @@ def config_cases() -> list[Case]:
 
 
 def later_cases() -> list[Case]:
-    """Return faults of what dump and transfer are given."""
+    """Return faults of what the stages after pretrain are given."""
 
     def dump(name: str, *names: str, words: str) -> Case:
         return Case(name=name, names=names, stage="dump", words=(words,))
@@ -175,6 +175,13 @@ def later_cases() -> list[Case]:
     def transfer(name: str, *names: str, words: str) -> Case:
         return Case(name=name, names=names, stage="transfer", words=(words,))
 
+    def retrieve(name: str, *names: str, words: str) -> Case:
+        return Case(name=name, names=names, stage="retrieve", words=(words,))
+
+    def select(name: str, *names: str, words: str) -> Case:
+        return Case(name=name, names=names, stage="select", words=(words,))
+
+    longest = "lists.ks=[5000]"
     leak = ("20260101", "through 20260102: a leak")
     other = ("<run> is upstream <version>, the representations are of <version>",)
     forged = ("manifest.json is of upstream f00d, not <version>",)
@@ -189,6 +196,13 @@ def later_cases() -> list[Case]:
         transfer("task that is none", "buy", "click", words="tasks=[buy]"),
         transfer("domain that is none", "games", "content, ads", words="domain=games"),
         transfer("arm that is none", "magic", "vanilla", words="arms=[magic]"),
+        retrieve("no representations", "<dataset>", "run dump", words="input.reps={here}/data"),
+        retrieve("task that is none", "buy", "click", words="task=buy"),
+        retrieve("query that is none", "user.cr_x*", words="arms={{one: {{query: [user.cr_x*]}}}}"),
+        retrieve("list longer than the catalogue", "5000", "lower ks", words=longest),
+        select("no representations", "<dataset>", "run dump", words="reps={here}/data"),
+        select("task that is none", "buy", "click", words="task=buy"),
+        select("days in disorder", "first_day <= last_day", words="first_day=20260105"),
     ]
 
 
@@ -200,10 +214,15 @@ def common_words(stage: str, *, here: Path, good: Path) -> list[str]:
             return [f"data={here}/data", f"output={here}/run", days]
         case "dump":
             return [f"data={here}/data", f"pretrain={good}/run", f"output={here}/reps"]
+        case "select":
+            days = ["first_day=20260103", "last_day=20260104"]
+            return [f"data={here}/data", f"reps={good}/reps", f"output={here}/select", *days]
         case _:
             days = "train_first: 20260103, train_last: 20260103, valid_last: 20260104"
-            folders = f"data: {here}/data, pretrain: {good}/run, reps: {good}/reps"
-            output = f"output={here}/transfer"
+            folders = f"data: {here}/data, reps: {good}/reps"
+            if stage == "transfer":
+                folders += f", pretrain: {good}/run"
+            output = f"output={here}/{stage}"
             return [f"input={{{folders}}}", output, f"split={{{days}, test_last: 20260105}}"]
 
 
