@@ -75,16 +75,6 @@ def test_rare_positives_do_not_end_the_path(ridge):
     np.testing.assert_array_equal(estimator.get_support(indices=True), drawn.true_K)
 
 
-def test_a_column_of_one_class_ends_the_path_with_a_flag():
-    generator = np.random.default_rng(0)
-    X = np.c_[generator.normal(size=(300, 3)), np.zeros(300)]
-    y = (generator.random(300) < 0.5) * 1.0
-    X[np.flatnonzero(y)[:80], 3] = 1.0
-    estimator = BestSubsetClassifier(max_size=3).fit(X, y)
-    assert estimator.get_path()[-1]["separated"]
-    assert estimator.get_path()[-1]["size"] == 1
-
-
 @pytest.mark.parametrize("model", ["logistic", "cox"])
 def test_more_columns_than_rows_in_curved_models(model):
     recipe = Recipe(
