@@ -112,14 +112,7 @@ def run(config: Config, ranks: Ranks) -> Path:
         )
     version = upstream_version(config, dataset)
     resume = _open_output(config, ranks, version=version, work=work)
-    trainer = Reader(
-        dataset,
-        config=config.reader,
-        ranks=ranks,
-        seed=config.seed,
-        final_labels=False,
-        wait_days=config.days.wait_days,
-    )
+    trainer = _trainer(config, dataset, ranks)
     scorer = Reader(dataset, config=scoring(config.reader), ranks=ranks, seed=config.seed)
     seed_torch(config.seed)
     model = Lfm(dataset.schema, config.model)
@@ -173,6 +166,17 @@ def _choose(config: Config, dataset: Dataset, ranks: Ranks) -> Config:
     left = (name for name in dataset.schema.features if name not in chosen)
     without = tuple(dict.fromkeys([*config.model.without, *left]))
     return replace(config, model=replace(config.model, without=without))
+
+
+def _trainer(config: Config, dataset: Dataset, ranks: Ranks) -> Reader:
+    return Reader(
+        dataset,
+        config=config.reader,
+        ranks=ranks,
+        seed=config.seed,
+        final_labels=False,
+        wait_days=config.days.wait_days,
+    )
 
 
 def _survey(

@@ -29,7 +29,7 @@ from tests.multiproc.jobs import KINDS, MODEL, PLACES, build, train
 from tests.multiproc.weights import differences, join_weights, local_weights, tensors_of
 from tests.worlds import write_tiny
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(400)]
 SAVE_AT, STEPS = 3, 6
 
 
@@ -69,7 +69,7 @@ def restart_body(ranks, folder, checkpoints):
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_restarted_run_is_the_straight_run(folder, tmp_path, world):
-    for result in run_ranks(restart_body, world, folder, tmp_path):
+    for result in run_ranks(restart_body, world, folder, tmp_path, seconds=300):
         for run, found in result.items():
             assert found["loaded"] == [], run
             assert found["end"] == [], run
