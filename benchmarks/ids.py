@@ -66,11 +66,15 @@ class Stream:
         # In the first step nothing is recent: ids -1 + population are looked up and never again.
         return np.concatenate([fixed, self.population + np.concatenate([recent, new])])
 
-    def best_hit_ratio(self, rows: int) -> float:
-        """Return the share of lookups whose id is among the ``rows`` ids of the largest rates."""
+    def rates(self) -> npt.NDArray[np.float64]:
+        """Return the share of lookups of each id of the fixed population, the largest first."""
         edges = np.arange(1, self.population + 1, dtype=np.float64)
         below = (edges ** (1 - EXPONENT) - 1) / (self.population ** (1 - EXPONENT) - 1)
-        fixed = FIXED_SHARE * np.diff(below)
+        return FIXED_SHARE * np.diff(below)
+
+    def best_hit_ratio(self, rows: int) -> float:
+        """Return the share of lookups whose id is among the ``rows`` ids of the largest rates."""
+        fixed = self.rates()
         alive = RECENT_STEPS * self.per_step
         recent = RECENT_SHARE / alive
         larger = min(int((fixed > recent).sum()), rows)
@@ -89,6 +93,8 @@ class Measured:
     hit_ratio: float
     hit_ratio_second_half: float
     best_hit_ratio: float
+    best_fixed_hit_ratio: float
+    """Of a table that holds the most frequent ids of the fixed population for ever."""
     of_best: float
     """Hits of the second half, as a share of the best possible."""
     evicted_per_lookup: float
@@ -131,6 +137,7 @@ def measure(config: IdsConfig, *, rows: int, distinct: int) -> Measured:
         hit_ratio=sum(one.hit_ratio * one.lookups for one in halves) / lookups,
         hit_ratio_second_half=halves[-1].hit_ratio,
         best_hit_ratio=best,
+        best_fixed_hit_ratio=float(stream.rates()[:rows].sum()),
         of_best=halves[-1].hit_ratio / best,
         evicted_per_lookup=halves[-1].evicted / halves[-1].lookups,
         overflow_ratio=halves[-1].overflow_ratio,
