@@ -3,9 +3,9 @@
 python -m benchmarks.plan_memory --json
 
 Tables of about 200 MB are planned for 1 and 2 ranks and then trained a few steps, placed as
-``place.yaml`` says. Weights and optimiser state are counted on each rank and summed: they are exact
-whatever rank a table went to. Growth of resident memory, from after the imports to the end of the
-last step, holds besides what the plan leaves out: libraries that load late, the allocator's slack.
+planned. Weights and optimiser state are counted on the ranks and summed. Growth of resident memory,
+from after the imports to the end of the last step, holds besides what the plan leaves out:
+libraries that load late, the allocator's slack.
 The last line printed is one JSON object.
 """
 
@@ -24,6 +24,7 @@ import torchrec
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
+from lfm4ads.core.files import write_json
 from lfm4ads.core.ranks import Ranks, connect
 from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
 from lfm4ads.shard.described import (
@@ -35,7 +36,7 @@ from lfm4ads.shard.described import (
 )
 from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.shard.place import PlaceConfig
-from lfm4ads.shard.placed import place_words
+from lfm4ads.shard.placed import placement_of
 from lfm4ads.shard.planner import Plan, SearchConfig, plan_cluster
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 
@@ -120,12 +121,13 @@ def batches(job: Job, *, rank: int) -> Iterator[torchrec.KeyedJaggedTensor]:
         )
 
 
-def train(job: Job, ranks: Ranks) -> dict[str, int]:
+def train(job: Job, ranks: Ranks, *, placement: Path) -> dict[str, int]:
     """Shard, take some steps and return the bytes of this rank."""
-    words = place_words(job.tables, job.plan())["shard"]["place"]
     before = resident_bytes()
     torch.manual_seed(0)
-    config = ShardConfig(place=PlaceConfig(**words), optim=OptimConfig(sparse_kind=job.sparse_kind))
+    config = ShardConfig(
+        place=PlaceConfig(plan=placement), optim=OptimConfig(sparse_kind=job.sparse_kind)
+    )
     sharded = shard_model(Bags(job.tables), config=config, ranks=ranks, seed=0)
     for ids in batches(job, rank=ranks.rank):
         sharded.step(sharded.model(ids).mean())
@@ -156,7 +158,7 @@ def _local_bytes(value: Any) -> int:
 def _enter(job: Job, rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     ranks = connect(rank, job.world, dist.FileStore(f"{folder}/store", job.world))
-    held = train(job, ranks)
+    held = train(job, ranks, placement=Path(folder) / "placement.json")
     (Path(folder) / f"rank-{rank}").write_text(json.dumps(held))
     dist.destroy_process_group()
 
@@ -165,6 +167,7 @@ def measure(job: Job) -> dict[str, Any]:
     """Plan a job, run it in processes of its own and compare."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "placement.json", placement_of(job.tables, job.plan()))
         processes = [
             context.Process(target=_enter, args=(job, rank, folder)) for rank in range(job.world)
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
@@ -59,6 +60,8 @@ class PlaceConfig:
     kernels: dict[str, KernelConfig] = field(default_factory=dict)
     """Of single tables, by name."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    plan: Path | None = None
+    """placement.json of the plan stage, for all tables that ``tables`` does not name."""
 
     def __post_init__(self) -> None:
         for table, kind in self.tables.items():
@@ -93,11 +96,17 @@ def table_weights(collections: Mapping[str, Collection]) -> dict[str, str]:
 
 
 def plan_tables(
-    model: nn.Module, *, config: PlaceConfig, ranks: Ranks, sharders: list[ModuleSharder[Any]]
+    model: nn.Module,
+    *,
+    config: PlaceConfig,
+    ranks: Ranks,
+    sharders: list[ModuleSharder[Any]],
+    planned: Mapping[str, Chosen] | None = None,
 ) -> ShardingPlan:
     """Return the plan for all collections of a model; names of tables are unique.
 
     It takes no collective, unless TorchRec's planner is asked: that runs on the first rank.
+    ``planned`` says who holds a table; the others go to the emptiest ranks.
 
     Raises:
         UserError: a placement names no table, or cannot hold for a table or this number of ranks.
@@ -111,10 +120,10 @@ def plan_tables(
         kinds[table.name] = kind = _kind(table, config=config, world=ranks.world)
         pooled = isinstance(collections[path], EmbeddingBagCollection)
         _check(table, kind=kind, pooled=pooled, config=config, load=load)
-    chosen: dict[str, Chosen] = {}
+    chosen = dict(planned or {})
     if "planner" in kinds.values():
         kernels = {name: compute_kernel(kernel_of(name, config=config)) for name in kinds}
-        chosen = choose_places(
+        chosen |= choose_places(
             model,
             config=config.planner,
             kinds=kinds,

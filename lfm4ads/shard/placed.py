@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lfm4ads.shard.cluster import ClusterConfig
-from lfm4ads.shard.described import DATA_PARALLEL, KINDS, TABLE_WISE, Tables
+from lfm4ads.shard.described import DATA_PARALLEL, KINDS, Tables
 from lfm4ads.shard.planner import Plan
 
 Json = dict[str, Any]
@@ -57,50 +57,31 @@ def _rounded(values_R: np.ndarray) -> list[float]:
     return [float(f"{value:.6g}") for value in values_R]
 
 
-def place_words(tables: Tables, plan: Plan) -> Json:
-    """Return the plan in the words of ``PlaceConfig``, under its keys in a stage's config.
+def placement_of(tables: Tables, plan: Plan) -> Json:
+    """Return what ``placement.json`` holds, which training takes as ``shard.place.plan``.
 
-    It says the kind and the kernel of every table; which rank gets a whole table or a column
-    part is for ``plan_tables`` to choose.
-    """
-    kinds = plan.cut.kind_T
-    place: Json = {
-        "default": KINDS[TABLE_WISE],
-        "tables": {
-            tables.names[at]: KINDS[kinds[at]] for at in np.flatnonzero(kinds != TABLE_WISE)
-        },
-    }
-    on_host = {
-        tables.names[at]: {"kind": "fused_uvm_caching", "cache_ratio": float(tables.cache_T[at])}
-        for at in np.flatnonzero(plan.cut.host_T)
-    }
-    if on_host:
-        place["kernels"] = on_host
-    return {"shard": {"place": place}}
-
-
-def table_rows(tables: Tables, plan: Plan) -> list[Json]:
-    """Return one object a table: what it is, how it is cut, and the ranks that hold it.
-
-    The ranks are those of its pieces, column part by column part; all ranks is an empty list.
+    Of every table: what it is, how it is cut, and the ranks of its pieces, column part by column
+    part; all ranks is an empty list.
     """
     shards = plan.shards
     order = np.argsort(shards.pieces.table_S, kind="stable")
     sizes = np.bincount(shards.pieces.table_S, minlength=len(tables))
     held = np.split(shards.rank_S[order], np.cumsum(sizes)[:-1])
     world = plan.estimate.host.size
-    return [
+    rows = [
         {
             "name": name,
             "rows": int(tables.rows_T[at]),
             "dim": int(tables.dim_T[at]),
             "kind": KINDS[plan.cut.kind_T[at]],
             "kernel": "fused_uvm_caching" if plan.cut.host_T[at] else "fused",
+            "cache_ratio": float(tables.cache_T[at]) if plan.cut.host_T[at] else 0.0,
             "column_parts": int(plan.cut.parts_T[at]),
             "ranks": [] if _is_everywhere(plan, at, world=world) else held[at].tolist(),
         }
         for at, name in enumerate(tables.names)
     ]
+    return {"schema_version": 1, "ranks": world, "tables": rows}
 
 
 def _is_everywhere(plan: Plan, at: int, *, world: int) -> bool:

@@ -1,7 +1,7 @@
 """A single-device model placed on ranks, with its optimisers: the only place that wraps."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -32,6 +32,7 @@ from lfm4ads.shard.place import (
     table_weights,
     tables_of,
 )
+from lfm4ads.shard.planned import open_plan
 from lfm4ads.shard.reset import RowReset
 
 
@@ -145,11 +146,15 @@ def shard_model(
         for table in tables_of(collection)
     }
     weights = table_weights(collections)
+    planned = open_plan(config.place, shapes=shapes, ranks=ranks)
+    config = replace(config, place=planned.config)
     check_device(config.optim, device=ranks.device)
     _check_managed(model, config=config)
     codecs = codecs_of(config.comm, device=ranks.device)
     sharders = table_sharders(fused_params(config.optim), codecs=codecs)
-    plan = plan_tables(model, config=config.place, ranks=ranks, sharders=sharders)
+    plan = plan_tables(
+        model, config=config.place, ranks=ranks, sharders=sharders, planned=planned.chosen
+    )
     wrapped = DistributedModelParallel(
         module=model,
         env=ShardingEnv.from_process_group(dist.group.WORLD),  # pyright: ignore[reportArgumentType]

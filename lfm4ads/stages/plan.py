@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lfm4ads.analysis.plan_page import render_plan
 from lfm4ads.analysis.ranks import draw_ranks
@@ -30,7 +29,7 @@ from lfm4ads.shard.described import (
     describe_groups,
     describe_schema,
 )
-from lfm4ads.shard.placed import place_words, plan_figures, table_rows
+from lfm4ads.shard.placed import placement_of, plan_figures
 from lfm4ads.shard.planner import Plan, SearchConfig, plan_cluster
 
 Json = dict[str, Any]
@@ -62,7 +61,7 @@ class Config:
 
 
 def run(config: Config) -> str:
-    """Write the report, pictures, page and ``place.yaml``; return what to print."""
+    """Write the report, pictures, page and ``placement.json``; return what to print."""
     tables = _describe(config)
     _refuse_hopeless(config, tables)
     prepare_output(config.output, overwrite=config.overwrite)
@@ -146,11 +145,9 @@ def _write(config: Config, tables: Tables, *, plan: Plan, report: Json) -> None:
             temporary.write_bytes(png)
     text = config_yaml(config)
     write_text(config.output / "config.yaml", text)
-    words = yaml.safe_dump(place_words(tables, plan), sort_keys=False)
-    write_text(config.output / "place.yaml", words)
-    placed = table_rows(tables, plan)
-    write_json(config.output / "placement.json", {"tables": placed})
-    page = render_plan(report, pictures=(memory, seconds), tables=placed, config=text)
+    placement = placement_of(tables, plan)
+    write_json(config.output / "placement.json", placement)
+    page = render_plan(report, pictures=(memory, seconds), tables=placement["tables"], config=text)
     write_text(config.output / "report.html", page)
     write_json(config.output / "report.json", report)
 

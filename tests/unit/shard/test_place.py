@@ -1,5 +1,6 @@
 """Plans for any number of ranks, made by one process that needs no peers."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from torchrec import (
 )
 
 from lfm4ads.core.errors import UserError
+from lfm4ads.core.ranks import Ranks
 from lfm4ads.shard.kernel import KernelConfig
 from lfm4ads.shard.optim import OptimConfig, fused_params
 from lfm4ads.shard.place import (
@@ -22,6 +24,7 @@ from lfm4ads.shard.place import (
     table_sharders,
     table_weights,
 )
+from lfm4ads.shard.planned import open_plan
 from tests.batches import one_rank
 
 META = torch.device("meta")
@@ -211,3 +214,74 @@ def test_tables_are_told_by_the_names_of_their_weights():
         "tables.rows_8.embeddings.main/item.weight": "main/item",
     }
     assert weights.keys() == dict(model.named_parameters()).keys()
+
+
+def placement(path, *rows, ranks=2):
+    """Write what the plan stage writes; a row is (name, kind, column parts, ranks)."""
+    tables = [
+        {"name": name, "rows": 64, "dim": 8, "kind": kind, "column_parts": parts, "ranks": held}
+        | {"kernel": "fused", "cache_ratio": 0.0}
+        for name, kind, parts, held in rows
+    ]
+    path.write_text(json.dumps({"schema_version": 1, "ranks": ranks, "tables": tables}))
+    return path
+
+
+def planned(path, shapes, *, world=2, **config):
+    made = PlaceConfig(plan=path, **config)
+    return open_plan(made, shapes=shapes, ranks=Alone(rank=0, world=world, device=META))
+
+
+class Alone(Ranks):
+    """A rank among others that never fail."""
+
+    def agree(self, error):
+        if error:
+            raise error
+
+
+def test_a_plan_says_who_holds_a_table_and_the_config_says_more(tmp_path):
+    path = placement(
+        tmp_path / "placement.json",
+        ("whole", "table_wise", 1, [1]),
+        ("cut", "column_wise", 2, [1, 0]),
+        ("rows", "row_wise", 1, []),
+        ("every", "data_parallel", 1, []),
+        ("other", "table_wise", 1, [1]),
+    )
+    shapes = dict.fromkeys(("whole", "cut", "rows", "every", "other"), (64, 8))
+    found = planned(path, shapes, tables={"other": "row_wise"})
+    made = plan_tables(
+        collections_of(shapes, {}),
+        config=found.config,
+        ranks=one_rank(world=2),
+        sharders=table_sharders(fused_params(OptimConfig()), codecs=None),
+        planned=found.chosen,
+    )
+    places = {name: one for part in made.plan.values() for name, one in part.items()}
+    assert {name: one.ranks for name, one in places.items()} == {
+        "whole": [1],
+        "cut": [1, 0],
+        "rows": [0, 1],
+        "every": [0, 1],
+        "other": [0, 1],
+    }
+    cells = [one.shard_offsets for one in places["cut"].sharding_spec.shards]
+    assert cells == [[0, 0], [0, 4]]
+
+
+def test_a_plan_of_something_else_is_refused_in_a_sentence(tmp_path):
+    path = placement(tmp_path / "placement.json", ("t", "table_wise", 1, [1]))
+    for world, shapes, words in (
+        (4, {"t": (64, 8)}, "places tables on 2 ranks and this job has 4; plan for as many"),
+        (2, {"t": (64, 8), "u": (64, 8)}, "has no table u; plan it, or place it"),
+        (2, {"t": (65, 8)}, "has table t with 64 rows of 8, the model has 65 of 8; plan again"),
+    ):
+        with pytest.raises(UserError, match=words):
+            planned(path, shapes, world=world)
+    placement(path, ("t", "column_wise", 4, [0, 1, 0, 1]))
+    with pytest.raises(UserError, match="places table t as no plan does"):
+        planned(path, {"t": (64, 8)})
+    path.write_text("[]")
+    with pytest.raises(UserError, match="is no placement"):
+        planned(path, {"t": (64, 8)})

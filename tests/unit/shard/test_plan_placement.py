@@ -18,7 +18,7 @@ from lfm4ads.shard.described import (
     apply_rules,
     describe_groups,
 )
-from lfm4ads.shard.placed import place_words, plan_figures, table_rows
+from lfm4ads.shard.placed import placement_of, plan_figures
 from lfm4ads.shard.planner import SearchConfig, plan_cluster
 from lfm4ads.shard.swaps import swap_units
 from lfm4ads.shard.units import Units, place_units
@@ -164,8 +164,9 @@ def test_host_tier_is_used_when_told():
     plan = plan_of(tables)
     assert plan.cut.host_T.tolist() == [name == "giant" for name in tables.names]
     assert plan.estimate.host.sum() == 60_000_000 * 64 * 4
-    words = place_words(tables, plan)["shard"]["place"]
-    assert words["kernels"] == {"giant": {"kind": "fused_uvm_caching", "cache_ratio": 0.2}}
+    rows = placement_of(tables, plan)["tables"]
+    on_host = [row for row in rows if row["kernel"] == "fused_uvm_caching"]
+    assert [(row["name"], row["cache_ratio"]) for row in on_host] == [("giant", 0.2)]
 
 
 def test_host_tier_takes_the_coldest_tables_and_no_more_than_needed():
@@ -219,7 +220,7 @@ def test_figures_add_up():
         figures["predicted_step_seconds"]
     )
     assert figures["bottleneck"]["seconds"] == max(figures["phase_seconds"].values())
-    rows = table_rows(tables, plan)
+    rows = placement_of(tables, plan)["tables"]
     assert [row["name"] for row in rows] == list(tables.names)
     away = [row for row in rows if row["kind"] in ("table_wise", "column_wise")]
     assert all(len(row["ranks"]) == row["column_parts"] for row in away)
