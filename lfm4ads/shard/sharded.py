@@ -171,16 +171,24 @@ def shard_model(
     )
     for group in _groups((fused, *sharded.dense)):
         group["first_lr"] = group["lr"]
+    _attach_maps(sharded, config=config.ids, weights=weights, seed=seed)
+    return sharded
+
+
+def _attach_maps(
+    sharded: Sharded, *, config: IdsConfig, weights: Mapping[str, str], seed: int
+) -> None:
+    """Give managed tables their maps; a row that changes hands begins anew."""
     reset = RowReset(
-        wrapped,
-        fused=fused,
+        sharded.model,
+        fused=sharded.fused,
         dense=sharded.dense,
         weights={table: name for name, table in weights.items()},
-        shapes=shapes,
+        shapes=sharded.tables,
         seed=seed,
     )
-    sharded.maps = attach_maps(wrapped.module, config=config.ids, ranks=ranks, reset=reset)
-    return sharded
+    model = sharded.model.module
+    sharded.maps = attach_maps(model, config=config, ranks=sharded.ranks, reset=reset)
 
 
 def _check_managed(model: nn.Module, *, config: ShardConfig) -> None:
