@@ -32,7 +32,8 @@ def open_plan(
 
     Args:
         config: What it says of a table goes before what the plan says.
-        shapes: (rows, dim) of the model's tables.
+        shapes: (rows, dim) of the model's tables. ``<set>/<table>`` that the plan does not have
+            goes where its ``<table>`` does: plans of a schema know no sets.
         ranks: The job, which must have as many ranks as the plan.
 
     Raises:
@@ -44,16 +45,15 @@ def open_plan(
     kernels: dict[str, KernelConfig] = {}
     with ranks.together():
         rows = _read(config.plan, ranks=ranks)
-        for name in shapes.keys() - config.tables.keys():
-            if name not in rows:
+        for name in sorted(shapes.keys() - config.tables.keys()):
+            row = rows.get(name) or rows.get(name.rpartition("/")[2])
+            if row is None:
                 raise UserError(
                     f"{config.plan} has no table {name}; plan it, or place it in place.tables"
                 )
-            chosen[name] = _place_of(rows[name], shape=shapes[name], path=config.plan, ranks=ranks)
-            if rows[name]["kernel"] != "fused":
-                kernels[name] = KernelConfig(
-                    kind=rows[name]["kernel"], cache_ratio=rows[name]["cache_ratio"]
-                )
+            chosen[name] = _place_of(row, name, shape=shapes[name], path=config.plan, ranks=ranks)
+            if row["kernel"] != "fused":
+                kernels[name] = KernelConfig(kind=row["kernel"], cache_ratio=row["cache_ratio"])
     kinds = {name: one.kind for name, one in chosen.items()}
     filled = replace(config, tables={**kinds, **config.tables}, kernels=kernels | config.kernels)
     return Planned(filled, chosen)
@@ -71,9 +71,9 @@ def _read(path: Path, *, ranks: Ranks) -> dict[str, Json]:
     return {row["name"]: row for row in placement["tables"]}
 
 
-def _place_of(row: Json, *, shape: tuple[int, int], path: Path, ranks: Ranks) -> Chosen:
+def _place_of(row: Json, name: str, *, shape: tuple[int, int], path: Path, ranks: Ranks) -> Chosen:
     """Return who holds a table, checked against what it is here."""
-    name, kind, parts = row["name"], row["kind"], row["column_parts"]
+    kind, parts = row["kind"], row["column_parts"]
     if (row["rows"], row["dim"]) != shape:
         raise UserError(
             f"{path} has table {name} with {row['rows']} rows of {row['dim']}, the model has"

@@ -266,6 +266,7 @@ def test_a_plan_says_who_holds_a_table_and_the_config_says_more(tmp_path):
         "every": [0, 1],
         "other": [0, 1],
     }
+    assert planned(path, {"main/whole": (64, 8)}).chosen["main/whole"].groups == [[1]]
     cells = [one.shard_offsets for one in places["cut"].sharding_spec.shards]
     assert cells == [[0, 0], [0, 4]]
 
