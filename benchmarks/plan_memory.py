@@ -26,18 +26,18 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from lfm4ads.core.files import write_json
 from lfm4ads.core.ranks import Ranks, connect
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import (
+from lfm4ads.shard.optim import OptimConfig
+from lfm4ads.shard.place import PlaceConfig
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import (
     RuleConfig,
     TableGroup,
     Tables,
     apply_rules,
     describe_groups,
 )
-from lfm4ads.shard.optim import OptimConfig
-from lfm4ads.shard.place import PlaceConfig
-from lfm4ads.shard.placed import placement_of
-from lfm4ads.shard.planner import Plan, SearchConfig, plan_cluster
+from lfm4ads.shard.planning.placed import placement_of
+from lfm4ads.shard.planning.planner import Plan, SearchConfig, plan_cluster
 from lfm4ads.shard.sharded import ShardConfig, Sharded, shard_model
 
 POOLING = 4

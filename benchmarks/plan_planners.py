@@ -24,8 +24,8 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
 
-from lfm4ads.shard.cluster import GIB, ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import (
+from lfm4ads.shard.planning.cluster import GIB, ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import (
     KINDS,
     RuleConfig,
     TableGroup,
@@ -33,9 +33,9 @@ from lfm4ads.shard.described import (
     apply_rules,
     describe_groups,
 )
-from lfm4ads.shard.estimate import Estimate, Shards, estimate
-from lfm4ads.shard.pieces import Cut, Pieces
-from lfm4ads.shard.planner import SearchConfig, plan_cluster
+from lfm4ads.shard.planning.estimate import Estimate, Shards, estimate
+from lfm4ads.shard.planning.pieces import Cut, Pieces
+from lfm4ads.shard.planning.planner import SearchConfig, plan_cluster
 
 PLACED = ("table_wise", "column_wise", "table_row_wise", "grid", "row_wise")
 LARGE_ROWS = 20_000_000

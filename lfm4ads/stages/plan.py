@@ -19,9 +19,9 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, whole_file, write_json, write_text
 from lfm4ads.core.version import git_commit
 from lfm4ads.data.schema import Schema
-from lfm4ads.shard.advice import advise, find_changes
-from lfm4ads.shard.cluster import GIB, ClusterConfig, WorkloadConfig, bytes_of
-from lfm4ads.shard.described import (
+from lfm4ads.shard.planning.advice import advise, find_changes
+from lfm4ads.shard.planning.cluster import GIB, ClusterConfig, WorkloadConfig, bytes_of
+from lfm4ads.shard.planning.described import (
     RuleConfig,
     TableGroup,
     Tables,
@@ -29,8 +29,8 @@ from lfm4ads.shard.described import (
     describe_groups,
     describe_schema,
 )
-from lfm4ads.shard.placed import placement_of, plan_figures
-from lfm4ads.shard.planner import Plan, SearchConfig, plan_cluster
+from lfm4ads.shard.planning.placed import placement_of, plan_figures
+from lfm4ads.shard.planning.planner import Plan, SearchConfig, plan_cluster
 
 Json = dict[str, Any]
 

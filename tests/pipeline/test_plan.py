@@ -8,7 +8,7 @@ import pytest
 
 from launch.plan import main
 from lfm4ads.data.schema import load_schema
-from lfm4ads.shard.described import describe_schema
+from lfm4ads.shard.planning.described import describe_schema
 from tests.pipeline.jobs import ROOT
 
 DEBUG = str(ROOT / "configs" / "plan" / "debug.yaml")

@@ -7,9 +7,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig, bytes_of
-from lfm4ads.shard.described import DATA_PARALLEL, Doubles, Ints, Tables
-from lfm4ads.shard.pieces import Cut, Memory, Pieces, Seconds, measure_memory, measure_seconds
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig, bytes_of
+from lfm4ads.shard.planning.described import DATA_PARALLEL, Doubles, Ints, Tables
+from lfm4ads.shard.planning.pieces import (
+    Cut,
+    Memory,
+    Pieces,
+    Seconds,
+    measure_memory,
+    measure_seconds,
+)
 
 DENSE_BYTES = 20
 """Of a dense parameter: itself, its gradient, DDP's copy of the gradient, AdamW's two moments."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig
-from lfm4ads.shard.described import Doubles, Flags, Ints
-from lfm4ads.shard.estimate import sum_by_rank
-from lfm4ads.shard.units import Units
+from lfm4ads.shard.planning.cluster import ClusterConfig
+from lfm4ads.shard.planning.described import Doubles, Flags, Ints
+from lfm4ads.shard.planning.estimate import sum_by_rank
+from lfm4ads.shard.planning.units import Units
 
 _LEAST_GAIN = 1e-6
 

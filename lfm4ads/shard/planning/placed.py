@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig
-from lfm4ads.shard.described import DATA_PARALLEL, KINDS, Tables
-from lfm4ads.shard.planner import Plan
+from lfm4ads.shard.planning.cluster import ClusterConfig
+from lfm4ads.shard.planning.described import DATA_PARALLEL, KINDS, Tables
+from lfm4ads.shard.planning.planner import Plan
 
 Json = dict[str, Any]
 

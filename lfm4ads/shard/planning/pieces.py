@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig, bytes_of
-from lfm4ads.shard.described import (
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig, bytes_of
+from lfm4ads.shard.planning.described import (
     DATA_PARALLEL,
     GRID,
     ROW_WISE,

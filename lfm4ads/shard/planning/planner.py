@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import Flags, Tables
-from lfm4ads.shard.estimate import Estimate, Shards, base_bytes, estimate
-from lfm4ads.shard.options import build_options
-from lfm4ads.shard.pieces import Cut
-from lfm4ads.shard.swaps import swap_units
-from lfm4ads.shard.units import Units, build_shards, build_units, place_units
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import Flags, Tables
+from lfm4ads.shard.planning.estimate import Estimate, Shards, base_bytes, estimate
+from lfm4ads.shard.planning.options import build_options
+from lfm4ads.shard.planning.pieces import Cut
+from lfm4ads.shard.planning.swaps import swap_units
+from lfm4ads.shard.planning.units import Units, build_shards, build_units, place_units
 
 LIMITS = ((8.0, 0.9), (1.0, 0.5), (0.5, 0.5), (0.5, 0.1), (0.25, 0.25), (0.1, 0.1))
 """Largest piece that is tried: its work as a share of a rank's mean, its bytes of a rank's HBM."""

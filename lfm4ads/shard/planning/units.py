@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import DATA_PARALLEL, ROW_WISE, Doubles, Ints, Tables
-from lfm4ads.shard.estimate import Shards
-from lfm4ads.shard.pieces import (
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import DATA_PARALLEL, ROW_WISE, Doubles, Ints, Tables
+from lfm4ads.shard.planning.estimate import Shards
+from lfm4ads.shard.planning.pieces import (
     Cut,
     Pieces,
     largest_pieces,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.shard.advice import advise, find_changes
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import (
+from lfm4ads.shard.planning.advice import advise, find_changes
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import (
     DATA_PARALLEL,
     KINDS,
     ROW_WISE,
@@ -18,10 +18,10 @@ from lfm4ads.shard.described import (
     apply_rules,
     describe_groups,
 )
-from lfm4ads.shard.placed import placement_of, plan_figures
-from lfm4ads.shard.planner import SearchConfig, plan_cluster
-from lfm4ads.shard.swaps import swap_units
-from lfm4ads.shard.units import Units, place_units
+from lfm4ads.shard.planning.placed import placement_of, plan_figures
+from lfm4ads.shard.planning.planner import SearchConfig, plan_cluster
+from lfm4ads.shard.planning.swaps import swap_units
+from lfm4ads.shard.planning.units import Units, place_units
 
 CLUSTER = ClusterConfig(nodes=2, gpus_per_node=4, hbm_gib=8, host_gib=64)
 WORKLOAD = WorkloadConfig(batch_size=256, dense_parameters=10_000)

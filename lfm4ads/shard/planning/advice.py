@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lfm4ads.shard.cluster import GIB, ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import Tables
-from lfm4ads.shard.planner import Plan, SearchConfig, plan_cluster
+from lfm4ads.shard.planning.cluster import GIB, ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import Tables
+from lfm4ads.shard.planning.planner import Plan, SearchConfig, plan_cluster
 
 MOST_RANKS = 4096
 """No larger cluster is tried."""

@@ -12,11 +12,17 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import KINDS, RuleConfig, TableGroup, apply_rules, describe_groups
-from lfm4ads.shard.estimate import DENSE_BYTES, base_bytes
-from lfm4ads.shard.pieces import Cut, largest_pieces, measure_memory, measure_seconds
-from lfm4ads.shard.planner import SearchConfig, plan_cluster
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import (
+    KINDS,
+    RuleConfig,
+    TableGroup,
+    apply_rules,
+    describe_groups,
+)
+from lfm4ads.shard.planning.estimate import DENSE_BYTES, base_bytes
+from lfm4ads.shard.planning.pieces import Cut, largest_pieces, measure_memory, measure_seconds
+from lfm4ads.shard.planning.planner import SearchConfig, plan_cluster
 
 ALONE = ClusterConfig(nodes=1, gpus_per_node=1)
 CLUSTER = ClusterConfig(nodes=2, gpus_per_node=4)

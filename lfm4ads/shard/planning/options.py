@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.shard.cluster import ClusterConfig, WorkloadConfig
-from lfm4ads.shard.described import (
+from lfm4ads.shard.planning.cluster import ClusterConfig, WorkloadConfig
+from lfm4ads.shard.planning.described import (
     COLUMN_WISE,
     DATA_PARALLEL,
     GRID,
@@ -22,7 +22,7 @@ from lfm4ads.shard.described import (
     Ints,
     Tables,
 )
-from lfm4ads.shard.pieces import (
+from lfm4ads.shard.planning.pieces import (
     Cut,
     largest_pieces,
     measure_memory,

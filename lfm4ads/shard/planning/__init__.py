@@ -1,0 +1,1 @@
+"""Tables placed on a described cluster: numpy alone, no torch, no weight allocated."""
