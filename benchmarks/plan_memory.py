@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torchrec
 from torch import Tensor, nn
+from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage] - documented, absent from __all__
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from lfm4ads.core.files import write_json
@@ -157,7 +158,7 @@ def _local_bytes(value: Any) -> int:
 
 def _enter(job: Job, rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    ranks = connect(rank, job.world, dist.FileStore(f"{folder}/store", job.world))
+    ranks = connect(rank, job.world, FileStore(f"{folder}/store", job.world))
     held = train(job, ranks, placement=Path(folder) / "placement.json")
     (Path(folder) / f"rank-{rank}").write_text(json.dumps(held))
     dist.destroy_process_group()

@@ -14,7 +14,8 @@ import argparse
 import json
 import logging
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ModuleSharder
 
 from lfm4ads.shard.planning.cluster import GIB, ClusterConfig, WorkloadConfig
 from lfm4ads.shard.planning.described import (
@@ -44,10 +46,11 @@ LARGE_ROWS = 20_000_000
 
 def describe(count: int, *, kinds: tuple[str, ...]) -> Tables:
     """Return ``count`` tables from 1,000 to 100 million rows, one in ten of them lists."""
-    one, tenth = {"min_rows": 1000, "max_rows": 100_000_000, "dim": 64}, max(count // 10, 1)
+    tenth = max(count // 10, 1)
+    one = TableGroup(min_rows=1000, max_rows=100_000_000, dim=64)
     groups = {
-        "field": TableGroup(count=count - tenth, **one),
-        "list": TableGroup(count=tenth, seed=1, pooling=20, **one),
+        "field": replace(one, count=count - tenth),
+        "list": replace(one, count=tenth, seed=1, pooling=20),
     }
     return apply_rules(describe_groups(groups), rules={"*": RuleConfig(kinds=kinds)})
 
@@ -94,7 +97,7 @@ def torchrec_plan(
         storage_reservation=FixedPercentageStorageReservation(percentage=cluster.reserve_ratio),
         debug=False,
     )
-    plan = planner.plan(bags, [EmbeddingBagCollectionSharder()])
+    plan = planner.plan(bags, [cast(ModuleSharder[Any], EmbeddingBagCollectionSharder())])
     return _shards_of(tables, plan.plan[""])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import read_json
@@ -60,7 +60,7 @@ def open_plan(
 
 
 def _read(path: Path, *, ranks: Ranks) -> dict[str, Json]:
-    placement = cast(Json, read_json(path))
+    placement: Any = read_json(path)
     if not isinstance(placement, dict) or not {"ranks", "tables"} <= placement.keys():
         raise UserError(f"{path} is no placement; name the placement.json of a plan")
     if placement["ranks"] != ranks.world:
