@@ -1,4 +1,7 @@
-"""200 steps, killed at random ones and started again, are the 200 steps of a calm run."""
+"""200 steps, killed at random ones and started again, are the 200 steps of a calm run.
+
+The users' table is managed and smaller than its users, the others are hashed.
+"""
 
 import os
 import random
@@ -10,7 +13,7 @@ from lfm4ads.shard.sharded import Sharded
 from tests.gloo import run_ranks
 from tests.pipeline.jobs import SECONDS, assert_same_checkpoint, do, job, run_jobs
 from tests.pipeline.read import read_json, read_lines
-from tests.worlds import write_tiny
+from tests.worlds import SCHEMA, write_tiny
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(3 * SECONDS)]
 STEPS, SAVE_EVERY = 200, 7
@@ -21,9 +24,19 @@ DAYS = (20260101, 20260102)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kill")
-    write_tiny(folder / "data", days=2, rows=3200, row_group_rows=256)
+    managed = "  user: {rows: 24, dim: 8, ids: managed}\n"
+    schema = SCHEMA.replace("  user: {rows: 64, dim: 8}\n", managed)
+    assert managed in schema
+    write_tiny(folder / "data", days=2, rows=3200, row_group_rows=256, schema=schema)
     run_jobs(2, pretrain(folder, "calm", save_every_steps=0))
     assert read_json(folder / "calm" / "report.json")["steps"] == STEPS
+    evicted = [
+        line["value"]
+        for line in read_lines(folder / "calm" / "metrics.jsonl")
+        if line["name"] == "ids/user/evicted"
+    ]
+    assert all(rows > 0 for rows in evicted)
+    assert len(evicted) == len(DAYS)
     return folder
 
 
@@ -38,6 +51,7 @@ def pretrain(root, name, **words):
         "reader__batch_size": 32,
         "reader__window_rows": 64,
         "save_every_steps": SAVE_EVERY,
+        "shard__ids": {"ways": 4, "half_life_steps": 20},
     }
     return job("pretrain", **(own | words))
 
