@@ -20,6 +20,15 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def write_meta(checkpoint: Path, text: str) -> None:
+    """Give a checkpoint another ``meta.json`` and seal it again, as no stage would."""
+    (checkpoint / "meta.json").write_text(text)
+    seal = read_json(checkpoint / "manifest.json")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    seal["files"]["meta.json"] = {"bytes": len(text.encode()), "sha256": digest}
+    (checkpoint / "manifest.json").write_text(json.dumps(seal))
+
+
 def rep_rows(snapshot: Path, side: str) -> pa.Table:
     """Return all keys of a side with their columns, sorted by key, whoever owns them."""
     parts = sorted((snapshot / side).glob("part-*.parquet"))

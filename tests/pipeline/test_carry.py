@@ -10,7 +10,7 @@ import pytest
 from lfm4ads.data.decay import read_sums
 from tests.gloo import run_ranks
 from tests.pipeline.jobs import SECONDS, do, run_jobs
-from tests.pipeline.read import SIDES, column, dataset_rows, read_json, rep_rows
+from tests.pipeline.read import SIDES, column, dataset_rows, read_json, rep_rows, write_meta
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(SECONDS + 100)]
 
@@ -45,9 +45,7 @@ def twin(pretrained, tmp_path_factory):
     for path in story.pretrain.glob("checkpoints/*/meta.json"):
         meta = read_json(path)
         meta["upstream"] = "".join(reversed(meta["upstream"]))
-        text = json.dumps(meta, indent=1) + "\n"
-        assert len(text) == path.stat().st_size
-        path.write_text(text)
+        write_meta(path.parent, json.dumps(meta))
     run_jobs(2, story.dump_job(**WORDS))
     return story
 

@@ -1,6 +1,5 @@
 """What a sample or an event is given was known before its day."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -18,10 +17,10 @@ from tests.pipeline.read import (
     column,
     dataset_rows,
     predictions,
-    read_json,
     rep_rows,
     rewrite_parts,
     with_vectors,
+    write_meta,
 )
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(SECONDS + 100)]
@@ -37,14 +36,10 @@ def changed(story, tmp_path_factory):
     changed = replace(story, folder=tmp_path_factory.mktemp("changed"))
     shutil.copytree(story.pretrain, changed.pretrain)
     checkpoints = changed.pretrain / "checkpoints"
-    meta = (checkpoints / f"day={CHANGED}" / "meta.json").read_bytes()
+    meta = (checkpoints / f"day={CHANGED}" / "meta.json").read_text()
     shutil.rmtree(checkpoints / f"day={CHANGED}")
     shutil.copytree(checkpoints / "day=20260106", checkpoints / f"day={CHANGED}")
-    (checkpoints / f"day={CHANGED}" / "meta.json").write_bytes(meta)
-    path = checkpoints / f"day={CHANGED}" / "manifest.json"
-    manifest = read_json(path)
-    manifest["files"]["meta.json"]["bytes"] = len(meta)
-    path.write_text(json.dumps(manifest))
+    write_meta(checkpoints / f"day={CHANGED}", meta)
     run_jobs(2, changed.dump_job(last_as_of=20260104))
     return changed
 
