@@ -10,5 +10,9 @@ class UserError(ValueError):
         """Whether every rank raises this same sentence, so that one printing it is enough."""
 
 
+class AbsentError(UserError):
+    """Another rank did not come to the start of the job; the same command starts it again."""
+
+
 class StoppedError(UserError):
     """The job was told to stop and did, after a whole step; the same command goes on."""

@@ -8,7 +8,7 @@ starts apart, differs between nodes.
 import time
 import uuid
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import AbsentError
 from lfm4ads.core.watch import Board
 
 _PAUSE_SECONDS = 0.05
@@ -21,7 +21,7 @@ def agree_on_name(board: Board, *, rank: int, world: int, timeout_seconds: float
     this rank 0 lives, and rank 0, which waits for an answer under its new name, that the rank does.
 
     Raises:
-        UserError: a rank did not come in time.
+        AbsentError: a rank did not come in time.
     """
     patience = time.monotonic() + timeout_seconds
     if rank == 0:
@@ -35,7 +35,7 @@ def agree_on_name(board: Board, *, rank: int, world: int, timeout_seconds: float
                 board.set(f"{name}/{rank}", "1")
                 return name
         time.sleep(_PAUSE_SECONDS)
-    raise UserError(f"rank {rank} heard nothing of rank 0; see what that said, and start again")
+    raise AbsentError(f"rank {rank} heard nothing of rank 0; see what that said, and start again")
 
 
 def _invite(board: Board, *, world: int, patience: float) -> str:
@@ -51,6 +51,6 @@ def _invite(board: Board, *, world: int, patience: float) -> str:
         missing = [rank for rank in missing if not board.check([f"{name}/{rank}"])]
         if time.monotonic() > patience:
             shown = ", ".join(map(str, missing[:8]))
-            raise UserError(f"ranks {shown} did not come to the start; see what they said")
+            raise AbsentError(f"ranks {shown} did not come to the start; see what they said")
         time.sleep(_PAUSE_SECONDS if missing else 0)
     return name

@@ -46,6 +46,8 @@ class Ranks:
     """Ends a job one of whose ranks does not come to an exchange."""
     host_ranks: int = 0
     """Ranks of one host, which have consecutive numbers; 0: all of them."""
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    """How long an exchange waits for a rank that does not come."""
 
     @property
     def is_first(self) -> bool:
@@ -198,7 +200,26 @@ def connect(
         dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     )
     assert isinstance(group, dist.ProcessGroup)  # an int is for ranks left out, and none is
-    return Ranks(rank=rank, world=world, device=device, group=group, host_ranks=host_ranks)
+    return Ranks(
+        rank=rank,
+        world=world,
+        device=device,
+        group=group,
+        host_ranks=host_ranks,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def beside(ranks: Ranks) -> Ranks:
+    """Return the same job for another thread, whose exchanges do not meet those of this one.
+
+    Collective. Nothing watches them: a rank that does not come ends them after the time-out.
+    """
+    if ranks.world == 1:
+        return replace(ranks, watch=None)
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=ranks.timeout_seconds))
+    assert isinstance(group, dist.ProcessGroup)  # an int is for ranks left out, and none is
+    return replace(ranks, group=group, watch=None)
 
 
 def _timeout_seconds() -> float:

@@ -2,18 +2,17 @@
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lfm4ads.core.checkpoint import save_checkpoint
 from lfm4ads.core.generations import keep_newest
 from lfm4ads.core.log import log
-from lfm4ads.core.ranks import Ranks
+from lfm4ads.core.ranks import Ranks, beside
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import TABLES, full_state
 from lfm4ads.shard.whole import map_tensors
@@ -49,10 +48,7 @@ class Saver:
         self._pending: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         if config.asynchronous:
-            # The ranks of a thread may not meet where those of the training loop do.
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, dist.ProcessGroup)  # an int is for ranks left out
-            self._ranks = replace(sharded.ranks, group=group, watch=None)
+            self._ranks = beside(sharded.ranks)
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def save(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from lfm4ads.core.command import main
 from lfm4ads.core.errors import UserError
@@ -97,6 +98,25 @@ def test_a_bug_is_not_dressed_up_as_the_user_s_mistake(command):
     with pytest.raises(ValueError, match="a bug"):
         command("fault=bug")
     assert not torch.distributed.is_initialized()
+
+
+def test_a_mistake_before_there_are_ranks_is_one_sentence(command, capsys, monkeypatch):
+    monkeypatch.setenv("LFM4ADS_TIMEOUT_SECONDS", "soon")
+    assert command() == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: LFM4ADS_TIMEOUT_SECONDS is 'soon'; give seconds")
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_a_rank_that_does_not_come_to_the_start_is_named(command, capsys, monkeypatch):
+    agent = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    start = {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    start |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(agent.port)}
+    for name, value in (start | {"LFM4ADS_TIMEOUT_SECONDS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert command() == 75
+    said = capsys.readouterr().err
+    assert said == "error: ranks 1 did not come to the start; see what they said\n"
 
 
 def test_a_mistake_in_the_words_is_one_sentence(command, capsys):

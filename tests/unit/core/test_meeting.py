@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore
 
-from lfm4ads.core.errors import UserError
+from lfm4ads.core.errors import AbsentError
 from lfm4ads.core.meeting import agree_on_name
 
 
@@ -27,7 +27,7 @@ def test_every_start_has_a_name_of_its_own():
 def test_a_rank_of_an_earlier_start_is_not_taken_for_one_that_came():
     store = HashStore()
     meet(store, 2)
-    with pytest.raises(UserError, match="ranks 1 did not come"):
+    with pytest.raises(AbsentError, match="ranks 1 did not come"):
         agree_on_name(store, rank=0, world=2, timeout_seconds=0.2)
-    with pytest.raises(UserError, match="rank 1 heard nothing of rank 0"):
+    with pytest.raises(AbsentError, match="rank 1 heard nothing of rank 0"):
         agree_on_name(store, rank=1, world=2, timeout_seconds=0.2)
