@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -24,7 +25,7 @@ _EXCHANGES = (
     "torch/autograd/graph.py",  # the backward pass, in which DDP and TorchRec exchange
     "torchrec/distributed/",
 )
-_PACKAGE = "lfm4ads/"
+_PACKAGE = f"{Path(__file__).parents[1]}/"
 
 
 class Board(Protocol):
@@ -72,7 +73,7 @@ def place_of(frame: FrameType | None, *, rank: int, count: int, words: str) -> P
     if at is None:
         return Place(rank=rank, count=count, words=words, call=inner, waits=waits)
     path = at.f_code.co_filename
-    where = path[path.rfind(_PACKAGE) :] if _PACKAGE in path else path
+    where = f"lfm4ads/{path.removeprefix(_PACKAGE)}" if path.startswith(_PACKAGE) else path
     via = "" if at is frame else f"{inner}, called by "
     call = f"{via}{at.f_code.co_name} ({where}:{at.f_lineno})"
     return Place(rank=rank, count=count, words=words, call=call, waits=waits)
@@ -80,8 +81,9 @@ def place_of(frame: FrameType | None, *, rank: int, count: int, words: str) -> P
 
 def _is_own(frame: FrameType) -> bool:
     # Every exchange of host arrays goes through core/ranks.py; who asked for it is what matters.
+    # A folder name would not do: a .venv inside a checkout has the checkout's name in its paths.
     path = frame.f_code.co_filename
-    return f"/{_PACKAGE}" in path and not path.endswith(f"{_PACKAGE}core/ranks.py")
+    return path.startswith(_PACKAGE) and path != f"{_PACKAGE}core/ranks.py"
 
 
 def explain(places: Sequence[Place], *, world: int, seconds: float) -> str:

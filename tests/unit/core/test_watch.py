@@ -5,6 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from lfm4ads.core import watch
 from lfm4ads.core.watch import Place, explain, place_of
 from tests.unit.data.states import one_rank
 
@@ -66,6 +67,23 @@ def test_a_thread_in_an_exchange_waits_and_one_on_its_way_does_not(monkeypatch):
         dist.destroy_process_group()
     assert seen[0].waits
     assert "all_reduce" in seen[0].call
+
+
+def test_who_asked_is_named_whatever_the_checkout_is_called(monkeypatch):
+    """With its .venv inside, a checkout's name is in the paths of torch too."""
+    home = "/home/one/lfm4ads/"
+    monkeypatch.setattr(watch, "_PACKAGE", f"{home}lfm4ads/")
+    chain = (
+        ("all_reduce", f"{home}.venv/lib/torch/distributed/distributed_c10d.py", "frame()"),
+        ("sum", f"{home}lfm4ads/core/ranks.py", "all_reduce()"),
+        ("agreed", f"{home}lfm4ads/train/loop.py", "sum()"),
+    )
+    names = {"frame": sys._getframe}
+    for name, path, call in chain:
+        exec(compile(f"def {name}():\n    return {call}", path, "exec"), names)
+    found = place_of(names["agreed"](), rank=0, count=0, words="")
+    assert found.waits
+    assert found.call == "all_reduce, called by agreed (lfm4ads/train/loop.py:2)"
 
 
 def test_a_job_without_a_watch_takes_its_notes():
