@@ -3,10 +3,9 @@
 Prices are per column; what is counted as a candidate is a unit (a column or a group).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 Criterion = Literal["aic", "bic", "ebic", "gic", "cv"]
 
@@ -26,8 +25,8 @@ def price(criterion: Criterion, *, num_rows: float, num_units: int) -> float:
 
     ``num_rows`` is the sum of weights, or the events of a Cox model.
     """
-    log_rows = float(np.log(max(num_rows, 1.0)))
-    log_units = float(np.log(max(num_units, 1)))
+    log_rows = math.log(max(num_rows, 1.0))
+    log_units = math.log(max(num_units, 1))
     match criterion:
         case "aic":
             return 2.0
@@ -36,7 +35,7 @@ def price(criterion: Criterion, *, num_rows: float, num_units: int) -> float:
         case "ebic":
             return log_rows + 2 * log_units
         case "gic":
-            return log_units * float(np.log(max(log_rows, 1.0)))
+            return log_units * math.log(max(log_rows, 1.0))
         case "cv":
             raise ValueError("cross-validation has no price; it measures held-out loss")
 

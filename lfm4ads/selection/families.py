@@ -31,10 +31,13 @@ def row_terms(family: Family, *, predictor_N: Floats, y_N: Floats, weight_N: Flo
             # log(1 + e^x) - y x, without overflow and without cancellation where y is certain.
             small_N = np.exp(-np.abs(predictor_N))
             inverse_N = 1.0 / (1.0 + small_N)
-            mean_N = np.where(predictor_N >= 0, inverse_N, small_N * inverse_N)
-            signed_N = (1.0 - 2.0 * y_N) * predictor_N
-            loss_N = np.maximum(signed_N, 0.0) + np.log1p(small_N)
-            curvature_N = small_N * inverse_N * inverse_N
+            other_N = small_N * inverse_N
+            mean_N = np.where(predictor_N >= 0, inverse_N, other_N)
+            signed_N = predictor_N - 2.0 * (y_N * predictor_N)
+            loss_N = np.maximum(signed_N, 0.0)
+            loss_N += np.log1p(small_N)
+            curvature_N = other_N
+            curvature_N *= inverse_N
         case "poisson":
             mean_N = np.exp(np.minimum(predictor_N, _MAX_LOG_RATE))
             loss_N = mean_N - y_N * predictor_N

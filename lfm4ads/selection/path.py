@@ -39,6 +39,7 @@ class Path:
         self.units = units
         self._options = options
         self.solutions: dict[int, Solution] = {}
+        self._criteria: dict[int, Criteria] = {}
         self._null = null_solution(problem, units, options)
         self._start = start
         self.smallest = len(self._null.units)
@@ -57,13 +58,17 @@ class Path:
 
     def criteria(self, size: int) -> Criteria:
         """Return the information criteria of a size."""
-        fit = self.at(size).fit
-        return measure_criteria(
-            self.problem.deviance(fit.loss),
-            num_columns=len(fit.columns_K),
-            num_rows=self.problem.num_rows,
-            num_units=self.units.num_units,
-        )
+        solution = self.at(size)
+        found = self._criteria.get(len(solution.units))
+        if found is None:
+            fit = solution.fit
+            found = self._criteria[len(solution.units)] = measure_criteria(
+                self.problem.deviance(fit.loss),
+                num_columns=len(fit.columns_K),
+                num_rows=self.problem.num_rows,
+                num_units=self.units.num_units,
+            )
+        return found
 
     def _solve(self, size: int) -> Solution:
         if size == self.smallest:

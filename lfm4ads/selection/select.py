@@ -84,8 +84,9 @@ def select(
         always=options.always,
         constant_P=opened.columns.scale.constant_P,
     )
+    num_columns = opened.columns.num_columns
     kept_P = screen(opened.problem, units, options, start_columns=start_columns)
-    if len(kept_P) < opened.columns.num_columns:
+    if len(kept_P) < num_columns:
         task = replace(task, matrix=task.matrix[:, kept_P])
         opened, units = open_task(task), narrow_units(units, kept_P)
     validation = None
@@ -98,9 +99,9 @@ def select(
     path = Path(opened.problem, units, options.solver, start=start)
     found = conclude(path, options, scale=opened.columns.raw_scale, validation=validation)
     if not found.chosen.separated:
-        exact = refit(task, found.coefficients.columns_K)
+        exact = refit(task, found.coefficients.columns_K, near=found.coefficients)
         found = replace(found, coefficients=exact)
-    return widen(found, kept_P)
+    return found if len(kept_P) == num_columns else widen(found, kept_P)
 
 
 def screen(

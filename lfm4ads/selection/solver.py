@@ -16,7 +16,14 @@ import numpy as np
 from lfm4ads.selection.columns import Floats, Ints
 from lfm4ads.selection.problem import Fit, Problem
 from lfm4ads.selection.sacrifice import SizeCorrection, sacrifices
-from lfm4ads.selection.swap import Neighbourhood, Swap, block_swaps, open_neighbourhood, pair_swaps
+from lfm4ads.selection.swap import (
+    Neighbourhood,
+    Swap,
+    block_swaps,
+    guess,
+    open_neighbourhood,
+    pair_swaps,
+)
 from lfm4ads.selection.units import Units, pick_largest
 
 Algorithm = Literal["pdas+splicing", "pdas", "splicing", "pure"]
@@ -202,12 +209,12 @@ def _splice(
 def _first_better(
     problem: Problem,
     units: Units,
-    start: tuple[Ints, Fit],
+    at: tuple[Ints, Fit],
     values_U: Floats,
     options: SolverOptions,
 ) -> tuple[Ints, Fit] | None:
     """Return the first exchange that, fitted, lowers the objective."""
-    chosen, fit = start
+    chosen, fit = at
     if len(chosen) >= units.max_size or not len(chosen) or fit.separated:
         return None
     near = open_neighbourhood(
@@ -215,9 +222,11 @@ def _first_better(
     )
     gain = _LEAST_GAIN * (1 + abs(fit.objective))
     target = fit.objective - gain
+    guesses = units.plain and not problem.is_quadratic and not problem.is_steep(fit)
     for swap in _worth_fitting(problem, fit, near, values_U, gain=gain, most=options.max_swap):
         following = _exchange(chosen, swap, units.num_units)
-        trial = problem.fit(units.columns(following), start=fit, target=target)
+        start = guess(near, swap) if guesses else fit
+        trial = problem.fit(units.columns(following), start=start, target=target)
         if trial.objective < target:
             return following, trial
     return None
@@ -245,10 +254,15 @@ def _worth_fitting(
         swaps = [swap for swap in (*pairs, *blocks) if swap.change < -gain]
         return sorted(swaps, key=lambda swap: swap.change)[:_TRIALS]
     likely = [swap for swap in pairs if swap.change < _SLACK]
+    known = {(int(swap.leaving[0]), int(swap.coming[0])) for swap in likely}
     if problem.is_steep(fit):
-        likely += blocks[:most]
+        blocks = blocks[:most]
     else:
-        likely += [swap for swap in blocks if swap.change < _SLACK]
+        blocks = [swap for swap in blocks if swap.change < _SLACK]
+    for swap in blocks:
+        single = len(swap.leaving) == len(swap.coming) == 1
+        if not single or (int(swap.leaving[0]), int(swap.coming[0])) not in known:
+            likely.append(swap)
     return sorted(likely, key=lambda swap: swap.change)
 
 

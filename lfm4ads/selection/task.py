@@ -144,16 +144,26 @@ def to_raw(fit: Fit, scale: Scale) -> Coefficients:
     return Coefficients(columns_K, values_K, fit.intercept - moved)
 
 
-def refit(task: Task, columns_K: Ints) -> Coefficients:
-    """Fit the chosen columns alone, to the last digit: with no ridge but the one asked for."""
+def refit(task: Task, columns_K: Ints, *, near: Coefficients | None = None) -> Coefficients:
+    """Fit the chosen columns alone, to the last digit: with no ridge but the one asked for.
+
+    Newton's method starts from the coefficients ``near`` of the same columns, if there are any.
+    """
     if not len(columns_K):
         opened = open_task(replace(task, matrix=np.zeros((len(task.y_N), 1))))
         fit = opened.problem.fit(np.zeros(0, np.int64), start=None)
         return Coefficients(columns_K, np.zeros(0), fit.intercept)
     opened = open_task(replace(task, matrix=task.matrix[:, columns_K]), floor=0.0)
-    fit = opened.problem.fit(np.arange(len(columns_K)), start=None)
+    start = None if near is None else _to_standard(near, opened.columns.raw_scale)
+    fit = opened.problem.fit(np.arange(len(columns_K)), start=start)
     raw = to_raw(fit, opened.columns.raw_scale)
     return Coefficients(columns_K, raw.values_K, raw.intercept)
+
+
+def _to_standard(near: Coefficients, scale: Scale) -> Fit:
+    intercept = near.intercept + float(near.values_K @ scale.mean_P)
+    every = np.arange(len(near.columns_K))
+    return Fit(every, near.values_K * scale.scale_P, intercept, np.inf, np.inf)
 
 
 def predictor(task: Task, coefficients: Coefficients) -> Floats:
