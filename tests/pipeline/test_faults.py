@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -222,9 +223,9 @@ def test_a_full_disk_ends_all_ranks_and_leaves_the_former_checkpoint(root, calm)
     assert differences(calm, end_of(root, "full disk")) == []
 
 
-def torn(path, *, group):
-    """Overwrite the pages of a row group; the footer and all other groups stay whole."""
-    meta = pq.read_metadata(path).row_group(group)
+def tear(path):
+    """Overwrite the pages of row group 2; the footer and all other groups stay whole."""
+    meta = pq.read_metadata(path).row_group(2)
     starts = [meta.column(i).data_page_offset for i in range(meta.num_columns)]
     content = bytearray(path.read_bytes())
     begin = min(starts) + 16
@@ -232,22 +233,44 @@ def torn(path, *, group):
     path.write_bytes(content)
 
 
-def test_a_file_torn_in_the_middle_of_a_day_is_named_and_once_mended_the_run_goes_on(root, calm):
-    shutil.copytree(root / "data", root / "torn data")
-    file = root / "torn data" / "day=20260102" / "part-00001.parquet"
+def put_nan(path):
+    """Write the file again with one NaN in a vector of row group 2."""
+    table = pq.read_table(path)
+    rows = pq.read_metadata(path).row_group(0).num_rows
+    place = table.schema.get_field_index("picture")
+    pictures = table.column(place).to_pylist()
+    pictures[2 * rows + 1][3] = float("nan")
+    field = table.schema.field(place)
+    table = table.set_column(place, field, pa.array(pictures, field.type))
+    pq.write_table(table, path, row_group_size=rows)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "remedy"),
+    [
+        (tear, "cannot be read (", "write the file again with 'make prepare'"),
+        (put_nan, "column picture has a NaN or infinite component; ", "write finite vectors"),
+    ],
+)
+def test_a_fault_in_the_middle_of_a_day_is_named_and_once_mended_the_run_goes_on(
+    root, calm, damage, said, remedy
+):
+    data, name = root / f"data {damage.__name__}", damage.__name__
+    shutil.copytree(root / "data", data)
+    file = data / "day=20260102" / "part-00001.parquet"
     assert pq.read_metadata(file).num_row_groups > 3
-    torn(file, group=2)
-    one = pretrain(root, "torn", data=root / "torn data")
+    damage(file)
+    one = pretrain(root, name, data=data)
     (first,), (second,) = run_ranks(do, 2, [one], seconds=SECONDS)
     assert first == second
     sentence, everywhere = first
     assert everywhere
-    assert sentence.startswith(f"{file}, row group 2: cannot be read (")
-    assert sentence.endswith("write the file again with 'make prepare'")
-    assert (root / "torn" / "checkpoints" / "last").exists()
+    assert sentence.startswith(f"{file}, row group 2: {said}")
+    assert sentence.endswith(remedy)
+    assert (root / name / "checkpoints" / "last").exists()
     shutil.copyfile(root / "data" / "day=20260102" / "part-00001.parquet", file)
     run_jobs(2, one)
-    mine = end_of(root, "torn")
+    mine = end_of(root, name)
     assert mine["report"].pop("dataset") != calm["report"]["dataset"]
     assert differences(calm, mine) == ["report"]  # which names its dataset
     assert {**calm["report"], **mine["report"]} == calm["report"]
