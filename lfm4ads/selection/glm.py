@@ -57,8 +57,8 @@ class GlmProblem:
         self._perfect = self._saturated + PERFECT_LOSS * self.num_rows
         mean = float(data.weight_N @ data.y_N) / self.num_rows
         self._start = link(family, mean) if centred else 0.0
-        self._last: tuple[Fit, Slopes] | None = None
-        """Slopes along all columns at the fit that was asked for last."""
+        self._last: tuple[Fit, float, Slopes] | None = None
+        """Slopes along all columns at the fit, and under the ridge, that were asked for last."""
 
     def fit(self, columns_K: Ints, *, start: Fit | None, target: float = np.inf) -> Fit:
         """Run Newton's method from the coefficients that ``start`` shares."""
@@ -88,8 +88,9 @@ class GlmProblem:
 
     def slopes(self, fit: Fit, *, columns_M: Ints | None) -> Slopes:
         """Return gradient and curvature, the intercept profiled out."""
-        if self._last is not None and self._last[0] is fit:
-            whole = self._last[1]
+        last = self._last
+        if last is not None and last[0] is fit and last[1] == self.ridge_weight:
+            whole = last[2]
             if columns_M is None:
                 return whole
             return Slopes(whole.gradient_M[columns_M], whole.curvature_M[columns_M])
@@ -110,7 +111,7 @@ class GlmProblem:
         curvature_M = np.maximum(squares_M, floor) + self.ridge_weight
         found = Slopes(sums_M2[:, 0] + self.ridge_weight * held_M, curvature_M)
         if columns_M is None:
-            self._last = fit, found
+            self._last = fit, self.ridge_weight, found
         return found
 
     def hessian(self, fit: Fit, *, columns_M: Ints) -> Floats:
@@ -145,7 +146,6 @@ class GlmProblem:
         """Return the same rows under a ridge that keeps the second-order model honest."""
         other = copy(self)
         other.ridge_weight = max(self.ridge_weight, SMOOTHING * self.num_rows)
-        other._last = None
         return other
 
     def _design(self, columns_K: Ints) -> Floats:
