@@ -58,7 +58,7 @@ def main(words: list[str]) -> list[dict[str, Any]]:
 
 
 def _setup(recipe: Recipe, *, replications: int) -> dict[str, Any]:
-    equal = dict.fromkeys(ALGORITHMS, 0)
+    equal: dict[Algorithm, int] = dict.fromkeys(ALGORITHMS, 0)
     caught = 0
     for seed in range(1, replications + 1):
         drawn = draw(recipe, seed=seed)
@@ -71,7 +71,9 @@ def _setup(recipe: Recipe, *, replications: int) -> dict[str, Any]:
         )
         problem = open_task(task).problem
         best = _best(problem)
-        hits = {one: _objective(problem, one) <= best + 1e-7 * abs(best) for one in ALGORITHMS}
+        hits: dict[Algorithm, bool] = {
+            one: _objective(problem, one) <= best + 1e-7 * abs(best) for one in ALGORITHMS
+        }
         for one, hit in hits.items():
             equal[one] += hit
         caught += hits["pdas+splicing"] and not hits["pure"]

@@ -72,11 +72,11 @@ def main(words: list[str]) -> list[dict[str, Any]]:
 def _load(name: str) -> RealSet:
     match name:
         case "breast_cancer":
-            X, y = load_breast_cancer(return_X_y=True)
-            return RealSet("logistic", X, y.astype(float))
+            data: Any = load_breast_cancer()
+            return RealSet("logistic", data.data, data.target.astype(float))
         case "diabetes":
-            X, y = load_diabetes(return_X_y=True)
-            return RealSet("linear", X, y)
+            data: Any = load_diabetes()
+            return RealSet("linear", data.data, data.target)
         case "rossi":
             table = import_module("lifelines.datasets").load_rossi()
             y = table[["week", "arrest"]].to_numpy(float)
