@@ -158,8 +158,43 @@ class BestSubset(SelectorMixin, BaseEstimator):
         return checked[:, columns_K] @ values_K + np.float64(np.ravel(self.intercept_)[0])
 
 
+def read_rows(estimator: Any, X: Any, y: Any, *, y_numeric: bool = False) -> tuple[Any, Any]:
+    """Return X (n, p) and y (n,) as scikit-learn's checks leave them.
+
+    Plain finite arrays pass at once: with 20 columns those checks cost a fifth of the fit.
+    """
+    if _is_plain(X, ndim=2) and _is_plain(y, ndim=1) and len(X) == len(y) > 1 and X.shape[1]:
+        estimator.n_features_in_ = X.shape[1]
+        vars(estimator).pop("feature_names_in_", None)  # of an earlier fit
+        return X, y
+    checked: Any = validate_data(
+        estimator,
+        X,
+        y,
+        accept_sparse=("csr", "csc"),
+        dtype=np.float64,
+        y_numeric=y_numeric,
+        ensure_min_samples=2,
+    )
+    return checked
+
+
+def _is_plain(values: Any, *, ndim: int) -> bool:
+    """Whether values are finite float64 in a numpy array of its own class; their sum tells."""
+    if type(values) is not np.ndarray or values.dtype != np.float64 or values.ndim != ndim:
+        return False
+    return bool(np.isfinite(values.sum()))
+
+
+def take_rows(values: Any, rows: Ints) -> Any:
+    """Return some rows of a matrix or vector, itself where they are all."""
+    return values if len(rows) == values.shape[0] else values[rows]
+
+
 def read_weights(sample_weight: Any, X: Any) -> Floats:
     """Return the weights of rows (n,), ones by default."""
+    if sample_weight is None:
+        return np.ones(X.shape[0])
     weight_N = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if weight_N.min() < 0:
         raise UserError(

@@ -14,7 +14,13 @@ from sklearn.utils.validation import validate_data
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.selection.columns import Floats
-from lfm4ads.selection.estimator import BestSubset, read_offset, read_weights
+from lfm4ads.selection.estimator import (
+    BestSubset,
+    read_offset,
+    read_rows,
+    read_weights,
+    take_rows,
+)
 from lfm4ads.selection.risk import Ties
 from lfm4ads.selection.survival import Survival, concordance, read_survival
 from lfm4ads.selection.task import Task
@@ -35,15 +41,7 @@ class BestSubsetRegressor(RegressorMixin, BestSubset):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Self:
         """Choose columns of X (n, p) for y (n,); weights count rows, offsets add to log rates."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=("csr", "csc"),
-            dtype=np.float64,
-            y_numeric=True,
-            ensure_min_samples=2,
-        )
+        X, y = read_rows(self, X, y, y_numeric=True)
         weight_N = read_weights(sample_weight, X)
         offset_N = read_offset(offset, len(y))
         target_N = np.asarray(y, dtype=np.float64)
@@ -52,7 +50,7 @@ class BestSubsetRegressor(RegressorMixin, BestSubset):
         rows = np.flatnonzero(weight_N)
         task = Task(
             model="linear" if self.loss == "squared" else "poisson",
-            matrix=X[rows],
+            matrix=take_rows(X, rows),
             y_N=target_N[rows],
             weight_N=weight_N[rows],
             offset_N=None if offset_N is None else offset_N[rows],
@@ -81,15 +79,13 @@ class BestSubsetClassifier(ClassifierMixin, BestSubset):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Self:
         """Choose columns of X (n, p) for the classes y (n,); weights count rows."""
-        X, y = validate_data(
-            self, X, y, accept_sparse=("csr", "csc"), dtype=np.float64, ensure_min_samples=2
-        )
+        X, y = read_rows(self, X, y)
         check_classification_targets(y)
         weight_N = read_weights(sample_weight, X)
         rows = np.flatnonzero(weight_N)
-        kind = type_of_target(y, input_name="y", raise_unknown=True)
         self.classes_, label_N = np.unique(np.asarray(y)[rows], return_inverse=True)
         if len(self.classes_) > 2:
+            kind = type_of_target(y, input_name="y", raise_unknown=True)
             raise UserError(
                 "Only binary classification is supported. The type of the target is"
                 f" {kind}, {len(self.classes_)} classes; give two"
@@ -101,7 +97,7 @@ class BestSubsetClassifier(ClassifierMixin, BestSubset):
         offset_N = read_offset(offset, len(weight_N))
         task = Task(
             model="logistic",
-            matrix=X[rows],
+            matrix=take_rows(X, rows),
             y_N=label_N.astype(np.float64),
             weight_N=weight_N[rows],
             offset_N=None if offset_N is None else offset_N[rows],
@@ -157,7 +153,7 @@ class BestSubsetCox(BestSubset):
         rows = np.flatnonzero(weight_N)
         task = Task(
             model="cox",
-            matrix=X[rows],
+            matrix=take_rows(X, rows),
             y_N=survival.time_N[rows],
             event_N=survival.event_N[rows],
             weight_N=weight_N[rows],
