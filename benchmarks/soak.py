@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -39,15 +39,7 @@ Kind = Literal[
     "flip",
     "delete",
 ]
-KINDS: tuple[Kind, ...] = (
-    "kill rank",
-    "kill launcher",
-    "terminate rank",
-    "terminate launcher",
-    "truncate",
-    "flip",
-    "delete",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 TEARS: tuple[Kind, ...] = ("truncate", "flip", "delete")
 END_SECONDS = 300
 """What a launcher that was told to stop may take, on a machine with much else to do."""

@@ -31,17 +31,7 @@ from lfm4ads.shard.layout import Kind, Load, check_cut, choose_groups, cut, fill
 
 Collection = EmbeddingBagCollection | EmbeddingCollection
 """Tables looked up as sums over bags, or id by id."""
-Placement = Literal[
-    "auto",
-    "planner",
-    "data_parallel",
-    "table_wise",
-    "row_wise",
-    "column_wise",
-    "table_row_wise",
-    "table_column_wise",
-    "grid",
-]
+Placement = Literal["auto", "planner", Kind]
 _POOLED_ONLY = ("data_parallel", "table_row_wise", "table_column_wise", "grid")
 
 
