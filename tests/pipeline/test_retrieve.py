@@ -153,7 +153,7 @@ def test_a_rerun_goes_on_with_what_is_missing(story, runs):
 
 
 REFUSED = {
-    "representation": ({"arms__bad__query": ["user.nothing_*"]}, "no representation is called user.nothing_"),
+    "representation": ({"arms__bad__query": ["user.nothing_*"]}, "is called user.nothing_"),
     "version": ({"input__upstream": "abcdefabcdef"}, "abcdefabcdef"),
     "lists": ({"lists__ks": [5, 5000]}, "ks asks for 5000 items but the catalogue"),
     "scenario": ({"scenarios": ["nowhere"]}, "no scenario nowhere"),
