@@ -205,6 +205,10 @@ class MixTower(nn.Module):
         self._domains = list(domains)
         self.width = config.hidden[-1]
 
+    def fields_of_experts(self) -> dict[str, tuple[str, FieldLayout]]:
+        """Return the table set and the fields of every expert's interaction."""
+        return {name: (one, self._layouts[one].fields) for name, one in self._sets.items()}
+
     def layer_prefixes(self, domain: str) -> dict[str, tuple[str, ...]]:
         """Return the prefixes of the tensors that make each layer from those before it."""
         prefixes: dict[str, tuple[str, ...]] = {"towers": ()}

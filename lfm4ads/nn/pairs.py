@@ -166,12 +166,13 @@ class PairFields(nn.Module):
         }
         self._averaged = [name for name in self._keys if schema.features[name].kind != "id"]
         self._gaps = config.temporal.gaps
+        self._widths = {name: tables.dim(name, table_set=table_set) for name in self._keys}
         self.temporal = nn.ModuleDict()
         self.similarity = nn.ModuleDict()
         self.names = [*self._interests, *self._similarities]
         self.dims: list[int] = []
         for name, one in self._interests.items():
-            dim = sum(tables.dim(behaviour, table_set=table_set) for behaviour in one.behaviours)
+            dim = sum(self._widths[behaviour] for behaviour in one.behaviours)
             longest = max(schema.features[behaviour].max_length for behaviour in one.behaviours)
             self.temporal[name] = TemporalInterest(dim, max_length=longest, config=config.temporal)
             self.dims.append(dim)
@@ -192,6 +193,19 @@ class PairFields(nn.Module):
             sides = [batch.vectors[:, slice(*self._spans[one])] for one in (pair.user, pair.item)]
             parts.append(self.similarity[name](*sides))
         return torch.cat(parts, dim=1)
+
+    def interests_of(self, behaviours: str, *, target: str) -> list[str]:
+        """Return the interests that hold a sequence feature against a target."""
+        return [
+            name
+            for name, one in self._interests.items()
+            if (behaviours, target) in zip(one.behaviours, one.targets, strict=True)
+        ]
+
+    def first_column(self, interest: str, behaviours: str) -> int:
+        """Return where a feature's part of an interest's vectors begins."""
+        before = self._interests[interest].behaviours
+        return sum(self._widths[name] for name in before[: before.index(behaviours)])
 
     def _interest(self, name: str, looked: Looked, batch: Batch, lengths_FB: Tensor) -> Tensor:
         one, longest = self._interests[name], self._longest[name]

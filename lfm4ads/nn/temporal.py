@@ -63,6 +63,8 @@ class TemporalInterest(nn.Module):
         self._heads = config.heads
         self._max_length = max_length
         self._scale = (dim // config.heads) ** -0.5
+        self.dim = dim
+        """Width of a behaviour, of the target and of the output."""
 
     def forward(
         self, events_BLD: Tensor, lengths_B: Tensor, target_BD: Tensor, ages_BL: Tensor | None

@@ -57,12 +57,17 @@ class Config:
     """Write the scores of days scored before they are trained on, to scores/day=YYYYMMDD."""
     explore: ExploreConfig = field(default_factory=ExploreConfig)
     """How scores to rank by are explored, for heads with a variance."""
+    spectra_every_days: int = 0
+    """Write the information abundance of every table to metrics.jsonl at the end of every so many
+    days; 0: never."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     model: LfmConfig = field(default_factory=LfmConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
+        if self.spectra_every_days < 0:
+            raise ValueError(f"spectra_every_days must be 0 or more, got {self.spectra_every_days}")
         if self.loss.needs_pairs != self.model.heads.joint:
             raise ValueError("loss.rank=jrc and model.heads.joint=true need each other; set both")
         if self.explore.kind != "greedy" and self.model.heads.kind != "sngp":
@@ -91,6 +96,7 @@ def upstream_version(config: Config, dataset: Dataset) -> str:
         save=SaveConfig(),
         write_scores=False,
         explore=ExploreConfig(),
+        spectra_every_days=0,
         shard=replace(config.shard, place=PlaceConfig(), pipelined=False),
         select=None,
         days=replace(config.days, last=99999999),
@@ -149,6 +155,7 @@ def run(config: Config, ranks: Ranks) -> Path:
         save_every_steps=config.save_every_steps,
         write_scores=config.write_scores,
         stop=ranks.stop,
+        spectra_every_days=config.spectra_every_days,
     )
     daily.run()
     _finish(config, daily, dataset, seconds=time.monotonic() - started)

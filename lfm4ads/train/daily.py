@@ -28,6 +28,7 @@ from lfm4ads.train.loop import Fault, agreed, progress, train_pass
 from lfm4ads.train.objective import Objective
 from lfm4ads.train.scorer import Scorer, joint_logits
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, figure_rows, mean_auc, score_pass
+from lfm4ads.train.spectra import log_spectra
 from lfm4ads.train.upstream import Item, Work
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
@@ -74,6 +75,8 @@ class Daily:
     write_scores: bool
     """Write the scores of every day that is scored before it is trained on."""
     stop: StopSignal
+    spectra_every_days: int = 0
+    """Log the information abundance of tables at the checkpoint of every so many days; 0: never."""
 
     @property
     def ranks(self) -> Ranks:
@@ -211,6 +214,11 @@ class Daily:
 
     def _keep(self, day: int) -> None:
         self._observe()
+        done = self.work.items[: self.position.index + 1]
+        kept = sum(item.kind in ("settle", "keep") for item in done)
+        if self.spectra_every_days and kept % self.spectra_every_days == 0:
+            step = self.position.total_steps
+            log_spectra(self.sharded, self.metrics, step=step, split=f"day:{day}")
         self._next()
         self._save(f"day={day}", day=day)
 

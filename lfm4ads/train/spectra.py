@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lfm4ads.analysis.collapse import Doubles, GramSums
+from lfm4ads.analysis.collapse import Doubles, GramSums, spectrum
+from lfm4ads.core.log import MetricsLog
 from lfm4ads.core.ranks import Array
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.whole_rows import CHUNK_ROWS, whole_rows
@@ -95,3 +96,12 @@ def _measure(
         )
         for name, one in sums.items()
     ]
+
+
+def log_spectra(sharded: Sharded, metrics: MetricsLog, *, step: int, split: str) -> None:
+    """Write the information abundance of every table, of each set and of all. Collective."""
+    for one in measure_tables(sharded):
+        for kind in ("raw", "normalised"):
+            name = f"abundance/{one.table_set}/{one.table}/{kind}"
+            found = spectrum(one.grams[kind]).abundance
+            metrics.write(name, found, step=step, split=split, unit="directions")

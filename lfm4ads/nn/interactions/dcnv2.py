@@ -36,6 +36,12 @@ class CrossNetwork(nn.Module):
             outputs.append(x_BW)
         return outputs
 
+    def first_weight(self) -> Tensor:
+        """Return W_0 (W, W) without gradient, multiplied out where it is of low rank."""
+        first = self.layers[0]
+        parts = [one.weight.detach() for one in first.modules() if isinstance(one, nn.Linear)]
+        return parts[0] if len(parts) == 1 else parts[1] @ parts[0]
+
 
 def _cross_layer(width: int, *, rank: int) -> nn.Module:
     if not rank:
