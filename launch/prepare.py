@@ -12,6 +12,7 @@ import yaml
 
 from data.adsworld import prepare as adsworld
 from data.kuairand import prepare as kuairand
+from lfm4ads.core.alone import run_alone
 from lfm4ads.core.config import load_config
 from lfm4ads.core.errors import UserError
 
@@ -48,15 +49,7 @@ def prepare(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Return the exit status: 0, or 2 for a mistake of the user's."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    try:
-        prepare(argv)
-    except (UserError, OSError) as error:
-        sentence = str(error)
-        if isinstance(error, OSError):
-            sentence = f"{error.filename or 'input/output'}: {error.strerror or error}"
-        sys.stderr.write(f"error: {sentence}\n")
-        return 2
-    return 0
+    return run_alone(lambda: prepare(argv))
 
 
 if __name__ == "__main__":
