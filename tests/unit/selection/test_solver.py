@@ -8,7 +8,7 @@ import pytest
 from lfm4ads.selection.recipe import Recipe, draw
 from lfm4ads.selection.sacrifice import sacrifices
 from lfm4ads.selection.solver import SolverOptions, null_solution, solve
-from lfm4ads.selection.swap import open_neighbourhood, pair_swaps
+from lfm4ads.selection.swap import block_swaps, guess, open_neighbourhood, pair_swaps
 from lfm4ads.selection.task import Task, open_task
 from lfm4ads.selection.units import build_units, pick_largest
 from tests.unit.selection.problems import MODELS, exhaustive, make_task
@@ -60,10 +60,19 @@ def test_a_predicted_exchange_of_a_linear_model_is_a_fact():
     near = open_neighbourhood(problem, units, fit, chosen=chosen, values_U=values, num_others=7)
     swaps = pair_swaps(near, count=21)
     assert len(swaps) == 21
-    for swap in swaps:
+    blocks = list(block_swaps(near, values, most=3))
+    assert [len(swap.coming) for swap in blocks] == [1, 2, 3]
+    for swap in (*swaps, *blocks):
         after = np.union1d(np.setdiff1d(chosen, swap.leaving), swap.coming)
-        moved = problem.fit(after, start=None).objective - fit.objective
-        assert swap.change == pytest.approx(moved, abs=1e-8)
+        fitted = problem.fit(after, start=None)
+        assert swap.change == pytest.approx(fitted.objective - fit.objective, abs=1e-8)
+        expected, found = np.zeros(10), np.zeros(10)
+        start = guess(near, swap)
+        expected[fitted.columns_K], found[start.columns_K] = (
+            fitted.coefficients_K,
+            start.coefficients_K,
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_sacrifice_is_what_the_loss_gives_to_second_order():
