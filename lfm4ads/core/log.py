@@ -53,6 +53,15 @@ class MetricsLog:
         self._known = {(line["step"], line["split"], line["name"]) for line in kept}
         write_text(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
+    def values(self, name: str) -> list[float]:
+        """Return the defined figures of a name, oldest first; none on ranks other than 0."""
+        if self._path is None or not self._path.exists():
+            return []
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return [
+            line["value"] for line in lines if line["name"] == name and line["value"] is not None
+        ]
+
     def write(
         self, name: str, value: float | None, *, step: int, split: str, unit: str = ""
     ) -> None:

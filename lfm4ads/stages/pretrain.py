@@ -3,6 +3,7 @@
 torchrun --standalone --nproc-per-node 2 -m launch.pretrain configs/pretrain/adsworld.yaml
 """
 
+import statistics
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -254,6 +255,7 @@ def _finish(config: Config, daily: Daily, dataset: Dataset, *, seconds: float) -
         "dataset": str(dataset.path),
         "commit": git_commit(),
         "seconds": seconds,
+        "rows_per_second": _median(daily.metrics.values("rate")),
         "steps": daily.position.total_steps,
         "best_epoch": daily.position.best_epoch,
         "num_parameters": sharded.num_parameters(),
@@ -263,3 +265,8 @@ def _finish(config: Config, daily: Daily, dataset: Dataset, *, seconds: float) -
         if ranks.is_first:
             write_json(config.output / "report.json", report)
     log.info("upstream %s is in %s (%.0f s)", report["upstream"], config.output, seconds)
+
+
+def _median(values: list[float]) -> float | None:
+    """Return the median: a pass that waited for a cold disk or compiled a kernel says nothing."""
+    return statistics.median(values) if values else None

@@ -89,3 +89,12 @@ def test_only_the_known_words_of_libraries_go_unheard(recwarn):
         "lfm4ads.shard.sharded.py",
         "torch.distributed.a.py",
     ]
+
+
+def test_figures_that_are_defined_can_be_read_again(tmp_path):
+    metrics = MetricsLog(tmp_path / "metrics.jsonl", ranks=one_rank())
+    assert metrics.values("rate") == []
+    for step, value in enumerate((3.0, None, 5.0)):
+        metrics.write("rate", value, step=step, split="train")
+        metrics.write("loss", 1.0, step=step, split="train")
+    assert metrics.values("rate") == [3.0, 5.0]
