@@ -174,7 +174,7 @@ def end_of(root: Path, run: str) -> dict[str, Any]:
     """Return all that a finished run says of itself: report, positions, tensors."""
     folder = root / run
     report = json.loads((folder / "report.json").read_text())
-    for name in ("seconds", "commit"):
+    for name in ("seconds", "rows_per_second", "commit"):
         del report[name]
     found: dict[str, Any] = {"report": report}
     for checkpoint in sorted((folder / "checkpoints").glob("day=*")):
