@@ -100,25 +100,46 @@ def _mean_note(means: Mapping[Key, Row], *, report: Mapping[str, Any], task: str
 def variants_table(report: Mapping[str, Any]) -> str:
     """Return the figures of an experiment of pretrain: a row a variant, a column a figure.
 
-    Time is relative to the first variant's.
+    Time and speed are medians over seeds, relative to the first variant's.
 
     Args:
         report: the content of the experiment's ``report.json``.
     """
     figures = list(dict.fromkeys(row["figure"] for row in report["figures"]))
     cells = {(row["variant"], row["figure"]): _figure_cell(row) for row in report["figures"]}
-    first = np.median(next(iter(report["cost"].values()))["seconds"])
+    first = next(iter(report["cost"].values()))
     rows = [
         [
             variant,
             *(cells[variant, figure] for figure in figures),
             *(f"{cost['num_parameters'][name]:,}" for name in ("tables", "dense")),
-            f"{np.median(cost['seconds']) / first:.2f}",
+            *_cost_cells(cost, first=first),
         ]
         for variant, cost in report["cost"].items()
     ]
-    header = ["variant", *map(plain, figures), "in tables", "dense", "time"]
+    header = ["variant", *map(plain, figures), "in tables", "dense", "time", "rows/s", "speed"]
     return text_table(header, rows=rows, words=1 + len(figures))
+
+
+def _cost_cells(cost: Row, *, first: Row) -> list[str]:
+    """Return the time over that of the first variant, rows per second, and these over its own."""
+    seconds, first_seconds = (_middle(one["seconds"]) for one in (cost, first))
+    speed, first_speed = (_middle(one["rows_per_second"]) for one in (cost, first))
+    return [
+        number(_ratio(seconds, first_seconds), digits=2),
+        number(speed, digits=0),
+        number(_ratio(speed, first_speed), digits=2),
+    ]
+
+
+def _ratio(value: float | None, of: float | None) -> float | None:
+    return value / of if value is not None and of else None
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    """Return the median; None where a run did not report the value."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known and len(known) == len(values) else None
 
 
 def _figure_cell(row: Row) -> str:

@@ -16,7 +16,7 @@ from lfm4ads.core.files import write_text
 from lfm4ads.core.log import log
 
 _OF_A_JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ALONE = ("prepare", "plan", "report")
+_ALONE = ("prepare", "plan", "report", "comparable")
 """Stages of one process."""
 _NOTHING_LEFT = "already holds every arm and seed"
 """What a stage that resumes by itself says when it has nothing to do."""

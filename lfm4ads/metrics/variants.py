@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,13 +14,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FigureConfig:
-    """One number a run is judged by: a mean of AUCs over days and scenarios.
+    """One number a run is judged by: a mean of AUCs or GAUCs over days and scenarios.
 
     AUCs are weighted by their positives; a pooled one would reward knowing which scenario clicks
-    more.
+    more. GAUCs are weighted by their rows, as users are inside each of them.
     """
 
     task: str
+    measure: Literal["auc", "gauc"] = "auc"
+    """gauc: AUC within a user, so that telling users apart is worth nothing."""
     split: str = "prequential"
     scenarios: tuple[str, ...] = ()
     """Scenario ids; empty: all."""
@@ -63,6 +65,7 @@ def compare_variants(
         variant: {
             "num_parameters": reports[variant, seeds[0]]["num_parameters"],
             "seconds": [reports[variant, seed]["seconds"] for seed in seeds],
+            "rows_per_second": [reports[variant, seed].get("rows_per_second") for seed in seeds],
         }
         for variant in variants
     }
@@ -71,20 +74,21 @@ def compare_variants(
 
 def figure_value(report: Json, figure: FigureConfig) -> float:
     """Return the figure of one run."""
+    weight = "positives" if figure.measure == "auc" else "rows"
     chosen = [
-        (row["auc"], row["positives"])
+        (row[figure.measure], row[weight])
         for row in report["metrics"]
         if row["task"] == figure.task
         and row["split"] == figure.split
         and row["scenario"] != "all"
         and (not figure.scenarios or row["scenario"] in figure.scenarios)
         and row["day"] >= figure.first_day
-        and row["auc"] is not None
+        and row[figure.measure] is not None
     ]
     if not chosen:
         raise UserError(
-            f"the runs have no AUC of task {figure.task}, split {figure.split}, scenarios"
-            f" {', '.join(figure.scenarios) or 'all'}; mend figures"
+            f"the runs have no {figure.measure.upper()} of task {figure.task}, split"
+            f" {figure.split}, scenarios {', '.join(figure.scenarios) or 'all'}; mend figures"
         )
-    aucs, positives = np.array(chosen, dtype=np.float64).T
-    return float(np.average(aucs, weights=positives))
+    values, weights = np.array(chosen, dtype=np.float64).T
+    return float(np.average(values, weights=weights))

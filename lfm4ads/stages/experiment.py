@@ -24,7 +24,7 @@ from lfm4ads.metrics.variants import FigureConfig, compare_variants
 
 Json = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.'-]*")
-_OURS = ("steps", "jobs", "figures")
+_OURS = ("steps", "after", "jobs", "figures")
 """Folders of the experiment's own."""
 
 
@@ -63,6 +63,8 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     figures: dict[str, FigureConfig] = field(default_factory=dict[str, FigureConfig])
     """What variants of pretrain are judged by."""
+    after: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """What runs once, in order, after the studies, and again when one of their runs is new."""
     curves: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Name -> arms of transfer and retrieve in the order of the layer they read."""
     report: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ class Config:
             raise ValueError("an experiment needs at least one study and one seed")
         if self.ranks < 1 or self.parallel < 1:
             raise ValueError("ranks and parallel must be at least 1")
-        for name, words in self.steps.items():
+        for name, words in (*self.steps.items(), *self.after.items()):
             if len(words) < 2:
                 raise ValueError(f"step {name} must be [stage, config, key=value...]")
             _refuse(words, holes=("{seed}", "{scenario}"), why=f"step {name} runs once")
@@ -97,7 +99,7 @@ class Config:
 
     def _check_names(self) -> None:
         variants = [name for study in self.studies.values() for name in study.variants]
-        for name in (*self.steps, *self.studies, *variants):
+        for name in (*self.steps, *self.after, *self.studies, *variants):
             if not _NAME.fullmatch(name) or name in _OURS:
                 raise ValueError(
                     f"{name!r} cannot name a folder here; use letters, digits, _ . - and ', and"
@@ -136,17 +138,25 @@ def run(config: Config, ranks: Ranks) -> None:
     """Run what is missing, write ``report.json``, print the table."""
     if not ranks.is_first:
         return
-    steps = [_step(config, name) for name in config.steps]
-    if config.of_pretrain:
-        variants = _pretrain_runs(config)
-        run_steps(steps)
-        run_beside(list(variants.values()), parallel=config.parallel)
+    steps = _steps(config, config.steps, folder="steps")
+    after = _steps(config, config.after, folder="after")
+    variants = _pretrain_runs(config) if config.of_pretrain else {}
+    jobs = list(variants.values()) or _arm_jobs(config)
+    run_steps(steps)
+    _forget_outdated(after, anew=not all(job.is_done() for job in jobs))
+    run_beside(jobs, parallel=config.parallel)
+    if variants:
         _write_variants(config, variants)
     else:
-        jobs = _arm_jobs(config)
-        run_steps(steps)
-        run_beside(jobs, parallel=config.parallel)
         _report_arms(config, list(dict.fromkeys(job.output for job in jobs)))
+    run_steps(after)
+
+
+def _forget_outdated(after: Sequence[Program], *, anew: bool) -> None:
+    """Let steps run again that read runs to be made ``anew``, or that are told other words."""
+    for step in after:
+        if anew or (step.mark.exists() and step.mark.read_text(encoding="utf-8") != step.told):
+            step.mark.unlink(missing_ok=True)
 
 
 def _fill(config: Config, words: Sequence[str], **values: object) -> tuple[str, ...]:
@@ -165,19 +175,24 @@ def _fill(config: Config, words: Sequence[str], **values: object) -> tuple[str, 
     return tuple(filled)
 
 
-def _step(config: Config, name: str) -> Program:
-    stage, path, *words = _fill(config, config.steps[name])
-    folder = config.output / "steps"
-    return Program(
-        name=f"step {name}",
-        stage=stage,
-        config=Path(path),
-        words=tuple(words),
-        ranks=config.ranks,
-        kind="step",
-        mark=folder / f"{name}.txt",
-        log=folder / f"{name}.log",
-    )
+def _steps(config: Config, steps: dict[str, list[str]], *, folder: str) -> list[Program]:
+    """Return the programs of steps, whose marks and logs are in ``folder``."""
+    programs: list[Program] = []
+    for name, told in steps.items():
+        stage, path, *words = _fill(config, told)
+        programs.append(
+            Program(
+                name=f"step {name}",
+                stage=stage,
+                config=Path(path),
+                words=tuple(words),
+                ranks=config.ranks,
+                kind="step",
+                mark=config.output / folder / f"{name}.txt",
+                log=config.output / folder / f"{name}.log",
+            )
+        )
+    return programs
 
 
 def _pretrain_runs(config: Config) -> dict[tuple[str, int], Program]:

@@ -26,9 +26,15 @@ def rows_of(auc):
     ]
     rows += [{"day": 2, "scenario": "all", "auc": 0.99, "positives": 1000}]
     rows += [{"day": 2, "scenario": "2", "auc": None, "positives": 0}]
-    return [{"task": "click", "split": "prequential", **row} for row in rows] + [
+    rows = [{"task": "click", "split": "prequential", **row} for row in rows] + [
         {"task": "click", "split": "valid", "day": 2, "scenario": "0", "auc": 0.1, "positives": 99},
         {**rows[1], "task": "like", "split": "prequential", "auc": 0.2},
+    ]
+    # Rows are not in proportion to positives, so a wrong weight shows.
+    sizes = {"0": 100, "1": 300, "2": 50, "all": 9000}
+    return [
+        {**row, "gauc": row["auc"] and row["auc"] - 0.05, "rows": sizes[row["scenario"]]}
+        for row in rows
     ]
 
 
@@ -42,6 +48,7 @@ def config(tmp_path):
             "metrics": rows_of(auc),
             "num_parameters": {"tables": 1000, "dense": 10},
             "seconds": 4.0 if variant == "better" else 2.0,
+            "rows_per_second": (1500.0 if variant == "better" else 2000.0) + seed,
         }
         (folder / "report.json").write_text(json.dumps(report))
     return Config(
@@ -71,7 +78,29 @@ def test_a_figure_is_the_mean_of_chosen_rows_by_positives(config, capsys):
     assert table == (config.output / "table.txt").read_text()
     line = next(line for line in table.splitlines() if "better" in line)
     assert "0.6850 +0.0500 [-0.0771, +0.1771]" in line
-    assert line.endswith("2.00")
+    # Time and speed against those of the first variant.
+    assert line.split()[-3:] == ["2.00", "1,500", "0.75"]
+    assert report["cost"]["better"]["rows_per_second"] == [1500, 1501]
+
+
+def test_a_run_that_did_not_report_its_speed_has_a_dash(config, capsys):
+    path = config.output / "better" / "seed-1" / "report.json"
+    told = json.loads(path.read_text())
+    told.pop("rows_per_second")
+    path.write_text(json.dumps(told))
+    run(config, ALONE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-3:] == ["1.00", "2,000", "1.00"]
+    assert lines[3].split()[-3:] == ["2.00", "\N{EN DASH}", "\N{EN DASH}"]
+
+
+def test_gauc_is_weighted_by_rows(config):
+    figures = {"within": FigureConfig(task="click", measure="gauc", first_day=2)}
+    run(replace(config, figures=figures), ALONE)
+    report = json.loads((config.output / "report.json").read_text())
+    assert report["figures"][0]["values"] == pytest.approx([0.55 + 0.075, 0.57 + 0.075])
+    with pytest.raises(UserError, match="the runs have no GAUC of task buy"):
+        run(replace(config, figures={"x": FigureConfig(task="buy", measure="gauc")}), ALONE)
 
 
 def test_scenarios_can_be_chosen(config):
@@ -112,7 +141,8 @@ def test_a_row_of_the_table_is_a_variant_and_a_column_a_figure(config, capsys):
     figures = {"late_days": FigureConfig(task="click", first_day=2), **config.figures}
     run(replace(config, figures=figures), ALONE)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["variant", "late", "days", "late", "in", "tables", "dense", "time"]
+    header = ["variant", "late", "days", "late", "in", "tables", "dense", "time", "rows/s", "speed"]
+    assert lines[0].split() == header
     assert [line.split()[0] for line in lines[2:]] == ["plain", "better"]
     assert lines[3].count("0.6850 +0.0500 [-0.0771, +0.1771]") == 2
 
@@ -146,8 +176,9 @@ def test_programs_of_arms_are_a_scenario_and_seed_each(arms, monkeypatch):
     monkeypatch.setattr(experiment, "run_beside", lambda jobs, **_: seen.append(jobs))
     monkeypatch.setattr(experiment, "_report_arms", lambda _, folders: seen.append(folders))
     run(replace(arms, source="logs", ranks=2), ALONE)
-    (prepare,), jobs, folders = seen
+    (prepare,), jobs, folders, nothing_after = seen
     out = arms.output
+    assert nothing_after == []
     assert prepare.arguments == (
         *("-m", "launch.prepare", "data.yaml"),
         *("source=logs", f"output={out}/d"),
@@ -160,6 +191,54 @@ def test_programs_of_arms_are_a_scenario_and_seed_each(arms, monkeypatch):
         for seed in (0, 1)
     ]
     assert jobs[0].mark == out / "jobs" / "features-scenario=a-seed-0.txt"
+
+
+@pytest.fixture
+def after(config, monkeypatch):
+    """The experiment with a step after its runs, and the names of what was run."""
+    seen = []
+
+    def run_steps(steps):
+        for step in steps:
+            if not step.is_done():
+                assert step.name == "step one" or (config.output / "report.json").exists()
+                seen.append(step.arguments)
+                step._write_mark()
+
+    monkeypatch.setattr(experiment, "run_steps", run_steps)
+    monkeypatch.setattr(experiment, "run_beside", lambda *_, **__: None)
+    (config.output / "report.json").unlink(missing_ok=True)
+    words = {"one": ["prepare", "data.yaml"]}
+    later = {"study": ["comparable", "study.yaml", "runs={output}"]}
+    return replace(config, steps=words, after=later), seen
+
+
+def test_a_step_after_the_runs_is_run_once(after):
+    config, seen = after
+    run(config, ALONE)
+    run(config, ALONE)
+    study = ("-m", "launch.comparable", "study.yaml", f"runs={config.output}")
+    assert seen == [("-m", "launch.prepare", "data.yaml"), study]
+    assert (config.output / "after" / "study.txt").exists()
+
+
+def test_a_step_after_the_runs_is_run_again_when_they_or_its_words_change(after):
+    config, seen = after
+    run(config, ALONE)
+    other = replace(config, after={"study": [*config.after["study"], "smoothing=2"]})
+    run(other, ALONE)
+    assert [words[-1] for words in seen[1:]] == [f"runs={config.output}", "smoothing=2"]
+    (lost,) = config.output.glob("better/seed-1/report.json")
+    kept = lost.read_text()
+    lost.unlink()
+
+    def make_again(*_, **__):
+        lost.write_text(kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "run_beside", make_again)
+        run(other, ALONE)
+    assert len(seen) == 4
 
 
 def study(stage="transfer", **words):
@@ -177,6 +256,9 @@ def study(stage="transfer", **words):
             "step a runs once, so nothing stands for {seed}",
         ),
         ({"scenarios": (), "studies": {"s": study(words=("a={scenario}",))}}, "s has no scenarios"),
+        ({"after": {"a": ["report"]}}, r"step a must be \[stage, config, key=value...\]"),
+        ({"after": {"a": ["x", "y", "z={seed}"]}}, "so nothing stands for {seed}"),
+        ({"studies": {"after": study()}}, "'after' cannot name a folder here"),
         ({"studies": {"jobs": study()}}, "'jobs' cannot name a folder here"),
         (
             {"studies": {"a": study(variants={"v": []}), "b": study(variants={"v": []})}},
