@@ -4,19 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from lfm4ads.analysis.svg import Picture, inline
-from lfm4ads.analysis.words import (
-    POOLED_WARNING,
-    count,
-    headline,
-    interval,
-    number,
-    plain,
-    signed,
-    why_undefined,
-)
+from lfm4ads.analysis.page import page_environment
+from lfm4ads.analysis.svg import Picture
+from lfm4ads.analysis.words import POOLED_WARNING, count, headline, plain
 
 Row = Mapping[str, Any]
 
@@ -45,7 +35,7 @@ class Extras:
 
 def render(report: Mapping[str, Any], *, extras: Extras) -> str:
     """Return the page; every figure on it is in ``report`` (the content of ``report.json``)."""
-    page = _environment().get_template("report.html.j2")
+    page = page_environment().get_template("report.html.j2")
     return page.render(
         report=report,
         pictures=extras.pictures,
@@ -60,24 +50,6 @@ def render(report: Mapping[str, Any], *, extras: Extras) -> str:
         seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in report["runs"]})),
         pooled_warning=POOLED_WARNING,
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lfm4ads.analysis"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=False,
-    )
-    environment.filters |= {
-        "inline": inline,
-        "interval": lambda low, high, sign: interval(low, high, sign=sign),
-        "number": lambda value, digits: number(value, digits=digits),
-        "plain": plain,
-        "signed": lambda value, digits: signed(value, digits=digits),
-        "why": lambda row, field: why_undefined(row, field=field),
-    }
-    return environment
 
 
 def headline_lifts(lifts: Sequence[Row]) -> list[Row]:

@@ -12,14 +12,26 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, MUTED, GRID, PAPER = "#1b1d21", "#6a6e78", "#dcdee3", "#fdfdfe"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8578f", "#c98500", "#3f9bd1")
-"""Okabe and Ito's colours, told apart by the colour-blind; three are darkened for white paper."""
+INK, MUTED, GRID, PAPER = "#1b1d21", "#5c606a", "#dcdee3", "#fdfdfe"
+PALETTE = ("#005a94", "#b03a00", "#008f68", "#c778a6", "#c98500", "#3f9bd1")
+"""Okabe and Ito's colours, told apart by the colour-blind, darkened until each is 3:1 on paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """Shape repeats what colour says, for print in grey."""
+DASHES = ("-", "--", "-.", ":")
+"""So do the dashes of lines."""
+LIGHT = {"--ink": INK, "--muted": MUTED, "--grid": GRID, "--paper": PAPER, "--ground": "#f3f4f6"}
+LIGHT |= {"--accent": "#0067a8"} | {f"--series-{at}": colour for at, colour in enumerate(PALETTE)}
+"""CSS variables of the pages."""
+DARK = {"--ink": "#e7e9ee", "--muted": "#a2a7b3", "--grid": "#363a43", "--paper": "#1b1e24"}
+DARK |= {"--ground": "#121418", "--accent": "#6db6ea"}
+DARK |= {
+    f"--series-{at}": colour
+    for at, colour in enumerate(("#4b93e4", "#dd6420", "#22b98e", "#cf7fb2", "#f5c454", "#b0dcf5"))
+}
+"""The same on a dark screen."""
 
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
-    colour: f"--series-{index}" for index, colour in enumerate(PALETTE)
+_VARIABLES = {
+    colour: name for name, colour in LIGHT.items() if name not in ("--ground", "--accent")
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
