@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.fields import FieldConfig
-from lfm4ads.nn.mix import MixConfig
+from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.pairs import PairConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.nn.tower import TowerConfig
@@ -28,10 +29,64 @@ class HeadConfig:
     them free."""
     joint: bool = False
     """A second logit a task, which the loss rank=jrc needs."""
+    given: dict[str, str] = field(default_factory=dict)
+    """Task -> task without which it cannot happen: its probability is that of its own logit times
+    the other's (ESMM)."""
 
     def __post_init__(self) -> None:
         if self.kind != "sngp" and (self.features, self.decay) != (1024, 1.0):
             raise ValueError("heads.features and heads.decay are read by heads.kind=sngp alone")
+        if self.given and (self.joint or self.kind == "sngp"):
+            raise ValueError(
+                "heads.given multiplies probabilities, which heads.joint and heads.kind=sngp have"
+                " other logits for; choose one"
+            )
+
+
+MultitaskKind = Literal[
+    "none", "single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm", "me_mmoe", "me_ple",
+    "ame", "stem", "stem_al",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultitaskConfig:
+    """A multi-task network by name; it writes table sets, experts, merge, reads and trains.
+
+    ``docs/multitask.md`` says what each kind is; K1 specific experts a task, K2 shared ones.
+    """
+
+    kind: MultitaskKind = "none"
+    dim: int = 0
+    """Width of every table in each set; 0: the schema's."""
+    task_experts: int = 1
+    """K1, of ple, me_ple, stem; of stem_al those of the auxiliary tasks."""
+    shared_experts: int = 2
+    """K2, of ple, me_ple, stem; all experts of omoe, mmoe, me_mmoe; of stem_al the main tasks'."""
+    layers: int = 1
+    interaction: InteractionConfig = field(default_factory=lambda: InteractionConfig(kind="flat"))
+    hidden: tuple[int, ...] = (128,)
+    """MLP of an expert."""
+    gate_hidden: tuple[int, ...] = (64,)
+    gate_input: Literal["trained", "own", "sum"] = "sum"
+    """sum: task and shared inputs added, as in STEM's code; own: the task's alone, as in its
+    figure; trained: side by side."""
+    stop_gradient: bool = True
+    """Of stem and stem_al; false is their ablation."""
+    order: tuple[str, ...] = ()
+    """Tasks of esmm (each after the one before it) and aitm; empty: the schema's order."""
+    main: tuple[str, ...] = ()
+    """Main tasks of stem_al."""
+    dims: tuple[int, ...] = (8, 16, 32)
+    """Widths of the sets of ame, an expert each."""
+
+    def __post_init__(self) -> None:
+        if min(self.task_experts, self.shared_experts, self.layers) < 1:
+            raise ValueError(
+                "model.multitask.task_experts, shared_experts and layers must be at least 1"
+            )
+        if self.layers > 1 and self.kind in ("shared_bottom", "stem_al"):
+            raise ValueError(f"model.multitask.kind={self.kind} has one layer of experts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +104,12 @@ class LfmConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     tower: TowerConfig = field(default_factory=TowerConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    multitask: MultitaskConfig = field(default_factory=MultitaskConfig)
+    """Instead of sets, experts, merge, reads and trains: a network by name."""
     reads: dict[str, list[str]] = field(default_factory=dict)
-    """Task -> table sets it reads; a task not named reads all."""
+    """Task -> table sets or experts it reads; a task not named reads all."""
     trains: dict[str, list[str]] = field(default_factory=dict)
-    """Task -> table sets its loss trains, among those it reads; the rest is behind a
+    """Task -> table sets or experts its loss trains, among those it reads; the rest is behind a
     stop-gradient."""
     heads: HeadConfig = field(default_factory=HeadConfig)
     dropout: float = 0.0

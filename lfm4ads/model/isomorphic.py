@@ -18,6 +18,7 @@ from lfm4ads.model.arm import EVERYTHING, IR, NOTHING, UR
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
 from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables
+from lfm4ads.nn.conditional import conditional_logits, plan_given
 
 ModuleUse = Literal["logit", "hidden", "both"]
 _TOWERS = ("tables.", "users.", "items.", "pairs.")
@@ -72,6 +73,7 @@ class IsomorphicModule(nn.Module):
             nn.init.zeros_(self.join.weight)
             nn.init.zeros_(self.join.bias)
         self._tasks = list(tasks)
+        self._given = plan_given(upstream.heads.given, tasks=list(schema.tasks))
 
     def forward(self, batch: Batch) -> Joined:
         """Return its terms for every row."""
@@ -87,7 +89,8 @@ class IsomorphicModule(nn.Module):
             hidden_BH = mixed_top if mixed_top.dim() == 2 else mixed_top.mean(dim=1)
             joined.top_BH = self.join(F.relu(hidden_BH))
         if self.heads is not None:
-            joined.logits_BT = self.heads(mixed_top, batch.scenario)[:, self._tasks]
+            logits_BT = self.heads(mixed_top, batch.scenario)
+            joined.logits_BT = conditional_logits(logits_BT, self._given)[:, self._tasks]
         return joined
 
 

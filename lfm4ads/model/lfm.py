@@ -15,6 +15,7 @@ from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.parts import build_encoders, build_heads, build_mix, build_tables, shifting
+from lfm4ads.nn.conditional import conditional_logits, plan_given
 from lfm4ads.nn.fields import FieldEncoder, check_codes
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.pairs import check_pairs
@@ -62,6 +63,7 @@ class Lfm(nn.Module):
         self._last = list(self.mix.layer_dims)[-1]
         scenarios, tasks = len(schema.scenarios), len(schema.tasks)
         self.heads = build_heads(self.mix.width, config, scenarios=scenarios, tasks=tasks)
+        self._given = plan_given(config.heads.given, tasks=list(schema.tasks))
         self.base_heads = (
             ScenarioHeads(self.mix.width, scenarios=scenarios, tasks=tasks)
             if config.heads.joint
@@ -93,6 +95,7 @@ class Lfm(nn.Module):
         logits_BT = self.heads(mixed.top, batch.scenario)
         if self.context_fields is not None and self.context_head is not None:
             logits_BT = logits_BT + self.context_head(self.context_fields(looked, batch))
+        logits_BT = conditional_logits(logits_BT, self._given)
         base_BT = self.base_heads(mixed.top, batch.scenario) if self.base_heads else None
         return LfmOutput(logits_BT, ur_BU, ir_BU, mixed.layers, mixed.weights, base_BT)
 

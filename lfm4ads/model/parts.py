@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.config import LfmConfig
-from lfm4ads.nn.experts import plan_access
+from lfm4ads.nn.access import plan_access
 from lfm4ads.nn.fields import FieldEncoder
 from lfm4ads.nn.heads import ScenarioHeads
 from lfm4ads.nn.mix import MixTower, SetLayout

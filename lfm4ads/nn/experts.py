@@ -1,14 +1,14 @@
 """Experts and how tasks merge them.
 
 An expert is (table set, interaction, MLP). One code path for a single network, multi-embedding
-(several sets, merged by mean), heterogeneous mixture of experts (gate), AME (sets of unequal width)
-and STEM (a set per task plus a shared one): what a task reads, and what its loss may train, are two
-boolean matrices over tasks and sets.
+(several sets, merged by mean), heterogeneous mixture of experts (gate), AME (sets of unequal
+width), MMoE, PLE and STEM (a set per task plus a shared one): what a task reads, and what its loss
+may train, are two boolean matrices over tasks and experts (``nn/access.py``).
 
 Dimension key: B rows, H width of an expert's output, M experts, S streams (one, or one a task).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,9 @@ class ExpertConfig:
     hidden: tuple[int, ...] = (128,)
     """Its MLP, one a domain. Never empty: without a non-linearity between interaction and merge,
     several sets equal one set of their summed width (arXiv 2310.04400, appendix)."""
+    owner: str = ""
+    """Task it belongs to; empty: shared. Says who feeds it where there are several levels, and
+    whose it is for gates and their diagnostics; who reads it is said by reads."""
 
     def __post_init__(self) -> None:
         if not self.hidden:
@@ -46,10 +49,21 @@ class MergeConfig:
     per_task: bool = False
     """Every task merges for itself and has its own layers after it."""
     gate_hidden: tuple[int, ...] = ()
+    gate_input: Literal["trained", "own", "sum"] = "trained"
+    """What a gate is computed from: the inputs of all experts that its task trains, side by side;
+    those of its own experts (where it has none, of all it trains); or the sum of all it trains."""
+    one_gate: bool = False
+    """All tasks share one gate (OMoE)."""
 
     def __post_init__(self) -> None:
-        if self.gate_hidden and self.kind != "gate":
-            raise ValueError(f"merge.gate_hidden is read by kind gate alone, kind is {self.kind}")
+        others = (self.gate_hidden, self.gate_input, self.one_gate)
+        if self.kind != "gate" and others != ((), "trained", False):
+            raise ValueError(
+                "merge.gate_hidden, gate_input and one_gate are read by kind gate alone, kind is"
+                f" {self.kind}"
+            )
+        if self.one_gate and not self.per_task:
+            raise ValueError("merge.one_gate is one gate of several tasks; set merge.per_task=true")
 
 
 @dataclass(frozen=True)
@@ -58,58 +72,11 @@ class Access:
 
     reads: Tensor
     trains: Tensor
-    first: Tensor | None = None
-    """(M,) bool: an expert is the first of its table set, whose fields a gate sees once."""
-
-
-def plan_access(
-    experts: Mapping[str, ExpertConfig],
-    *,
-    tasks: Sequence[str],
-    streams: Sequence[str],
-    reads: Mapping[str, Sequence[str]],
-    trains: Mapping[str, Sequence[str]],
-) -> Access:
-    """Return the matrices; a task not named reads and trains every set.
-
-    ``streams`` are the tasks that merge for themselves, or one empty name for all.
-
-    A set in ``reads`` but not in ``trains`` is read through a stop-gradient: STEM's all-forward,
-    task-specific-backward (arXiv 2308.13537).
-    """
-    sets = {one.tables for one in experts.values()}
-    for setting, words in (("reads", reads), ("trains", trains)):
-        for task, names in words.items():
-            if task not in tasks:
-                raise UserError(
-                    f"model.{setting} names task {task}; the tasks are {', '.join(tasks)}",
-                    everywhere=True,
-                )
-            for name in sorted(set(names) - sets):
-                raise UserError(
-                    f"model.{setting}.{task} names {name}, which no expert reads; the sets are"
-                    f" {', '.join(sorted(sets))}",
-                    everywhere=True,
-                )
-    if (reads or trains) and "" in streams:
-        raise UserError(
-            "model.reads and model.trains tell tasks apart; set merge.per_task=true",
-            everywhere=True,
-        )
-    rows_reads, rows_trains = [], []
-    for task in streams:
-        seen = set(reads.get(task, sets))
-        trained = set(trains.get(task, seen))
-        if not trained or not trained <= seen:
-            raise UserError(
-                f"task {task} must train at least one table set, and only sets that it reads",
-                everywhere=True,
-            )
-        rows_reads.append([one.tables in seen for one in experts.values()])
-        rows_trains.append([one.tables in trained for one in experts.values()])
-    tables = [one.tables for one in experts.values()]
-    first = torch.tensor([name not in tables[:place] for place, name in enumerate(tables)])
-    return Access(torch.tensor(rows_reads), torch.tensor(rows_trains), first)
+    inputs: tuple[str, ...] = ()
+    """Name of each expert's input: a gate sees an input that several experts share once; empty:
+    no two share one."""
+    owned: Tensor | None = None
+    """(S, M) bool: an expert belongs to the stream; None: no expert belongs to one."""
 
 
 class Merge(nn.Module):
@@ -117,21 +84,19 @@ class Merge(nn.Module):
 
     _reads: Tensor
 
-    def __init__(
-        self,
-        access: Access,
-        *,
-        config: MergeConfig,
-        gate_widths: Sequence[int],
-    ) -> None:
-        """``gate_widths``: width of the fields of each expert's table set."""
+    def __init__(self, access: Access, *, config: MergeConfig, gate_widths: Sequence[int]) -> None:
+        """``gate_widths``: width of each expert's input.
+
+        Raises:
+            UserError: Gates add inputs of unequal widths, or share a gate and see unequal experts.
+        """
         super().__init__()
         self.register_buffer("_reads", access.reads, persistent=False)
         self._trains = access.trains.tolist()
-        sees = access.trains if access.first is None else access.trains & access.first
-        self._sees = sees.tolist()
+        self._sees = _sees(access, config=config).tolist()
         self._stopped = not bool(access.trains[access.reads].all())
         self._kind = config.kind
+        self._sums = config.gate_input == "sum"
         streams, experts = access.reads.shape
         match config.kind:
             case "mean":
@@ -140,12 +105,13 @@ class Merge(nn.Module):
                 share = access.reads / access.reads.sum(1, keepdim=True)
                 self.weight = nn.Parameter(share.float())
             case "gate":
+                _check_gates(access, self._sees, config=config, widths=gate_widths)
                 self.gates = nn.ModuleList(
                     Mlp(
-                        sum(w for w, seen in zip(gate_widths, row, strict=True) if seen),
+                        _gate_width(gate_widths, row, sums=self._sums),
                         (*config.gate_hidden, experts),
                     )
-                    for row in self._sees
+                    for row in (self._sees[:1] if config.one_gate else self._sees)
                 )
         self.streams = streams
 
@@ -154,8 +120,8 @@ class Merge(nn.Module):
 
         Args:
             h_BMH: Outputs of the experts, after their activation.
-            fields: Each expert's fields, from which gates are computed; a gate sees only sets that
-                its task trains, so that it opens no way around the stop-gradient.
+            fields: Each expert's input, from which gates are computed; a gate sees only inputs of
+                experts that its task trains, so that it opens no way around the stop-gradient.
         """
         weight_BSM = self._weights(h_BMH, fields)
         if not self._stopped:
@@ -179,8 +145,56 @@ class Merge(nn.Module):
                 return (self.weight * reads_SM).expand(len(h_BMH), -1, -1)
             case _:
                 logits = [
-                    gate(torch.cat([x for x, used in zip(fields, row, strict=True) if used], 1))[-1]
-                    for gate, row in zip(self.gates, self._sees, strict=True)
+                    gate(self._input(fields, row))[-1]
+                    for gate, row in zip(self.gates, self._sees, strict=False)
                 ]
-                logit_BSM = torch.stack(logits, dim=1).masked_fill(~reads_SM, -torch.inf)
-                return F.softmax(logit_BSM, dim=2)
+                logit_BSM = torch.stack(logits, dim=1).expand(-1, len(reads_SM), -1)
+                return F.softmax(logit_BSM.masked_fill(~reads_SM, -torch.inf), dim=2)
+
+    def _input(self, fields: Sequence[Tensor], row: Sequence[bool]) -> Tensor:
+        """Return what one gate is computed from (B, .)."""
+        seen = [x_BW for x_BW, used in zip(fields, row, strict=True) if used]
+        return torch.stack(seen).sum(0) if self._sums else torch.cat(seen, dim=1)
+
+
+def _sees(access: Access, *, config: MergeConfig) -> Tensor:
+    """Return whose inputs each stream's gate is computed from (S, M), every input once."""
+    sees = access.trains
+    if config.gate_input == "own" and access.owned is not None:
+        own = access.owned & access.trains
+        sees = torch.where(own.any(1, keepdim=True), own, sees)
+    again = torch.zeros_like(sees)
+    for stream, row in enumerate(sees.tolist()):
+        used = [name if seen else None for name, seen in zip(access.inputs, row, strict=False)]
+        for place, name in enumerate(used):
+            again[stream, place] = name in used[:place]
+    return sees & ~again
+
+
+def _gate_width(widths: Sequence[int], row: Sequence[bool], *, sums: bool) -> int:
+    seen = [width for width, used in zip(widths, row, strict=True) if used]
+    return seen[0] if sums else sum(seen)
+
+
+def _check_gates(
+    access: Access,
+    sees: Sequence[Sequence[bool]],
+    *,
+    config: MergeConfig,
+    widths: Sequence[int],
+) -> None:
+    for row in sees:
+        seen = {width for width, used in zip(widths, row, strict=True) if used}
+        if config.gate_input == "sum" and len(seen) > 1:
+            raise UserError(
+                f"merge.gate_input=sum adds inputs of {' and '.join(map(str, sorted(seen)))}"
+                " columns; give the table sets one dim, or choose trained or own",
+                everywhere=True,
+            )
+    same = bool((access.reads == access.reads[:1]).all()) and all(row == sees[0] for row in sees)
+    if config.one_gate and not same:
+        raise UserError(
+            "merge.one_gate is one gate for all tasks, which here read or train other experts;"
+            " let all read the same",
+            everywhere=True,
+        )

@@ -5,17 +5,17 @@ fields, W width of one set's fields, H width of an expert's output, S streams, M
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.nn.experts import Access, ExpertConfig, Merge, MergeConfig
+from lfm4ads.nn.access import SHARED, plan_levels
+from lfm4ads.nn.branch import Branch, MixConfig, Mixed, branch_layers
+from lfm4ads.nn.experts import Access
 from lfm4ads.nn.interactions.build import build_interaction
 from lfm4ads.nn.interactions.layout import FieldLayout
-from lfm4ads.nn.mlp import Mlp
 
 _USER, _ITEM, _PAIR = range(3)
 
@@ -49,95 +49,6 @@ class SetLayout:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixConfig:
-    """Experts, their merge, and the layers after it."""
-
-    experts: dict[str, ExpertConfig] = field(default_factory=dict)
-    """Empty: one DCNv2, named cross."""
-    merge: MergeConfig = field(default_factory=MergeConfig)
-    hidden: tuple[int, ...] = (64,)
-    """Layers after the merge, one stack a domain; CR is usually read from the last, the
-    penultimate of the model."""
-
-    def __post_init__(self) -> None:
-        if not self.hidden:
-            raise ValueError("mix.hidden needs at least one layer")
-        outputs = {name: one.hidden[-1] for name, one in self.experts.items()}
-        if len(set(outputs.values())) > 1:
-            raise ValueError(f"experts are merged, so their last layers must be equal: {outputs}")
-
-    @property
-    def all_experts(self) -> dict[str, ExpertConfig]:
-        """The experts by name."""
-        return self.experts or {"cross": ExpertConfig()}
-
-    @property
-    def merged_width(self) -> int:
-        """Width of an expert's output, and so of their merge."""
-        return next(iter(self.all_experts.values())).hidden[-1]
-
-
-@dataclass
-class Mixed:
-    """What the mix tower gives."""
-
-    layers: dict[str, Tensor]
-    """Every layer (B, .) by name, in order; of the row's own branch, before its activation."""
-    top: Tensor
-    """The last layer: (B, H), or (B, S, H) with a stream a task."""
-    weights: Tensor
-    """How experts were weighted (B, S, M)."""
-
-
-class _Branch(nn.Module):
-    """One domain's layers: an MLP an expert, the merge, an MLP a stream."""
-
-    def __init__(
-        self,
-        config: MixConfig,
-        access: Access,
-        *,
-        outputs: Mapping[str, int],
-        gate_widths: Sequence[int],
-        streams: Sequence[str],
-        dropout: float,
-        spectral: float,
-    ) -> None:
-        super().__init__()
-        self.experts = nn.ModuleDict(
-            {
-                name: Mlp(outputs[name], one.hidden, dropout=dropout, spectral=spectral)
-                for name, one in config.all_experts.items()
-            }
-        )
-        self.merge = Merge(access, config=config.merge, gate_widths=gate_widths)
-        width = config.merged_width
-        self.tops = nn.ModuleList(
-            Mlp(width, config.hidden, dropout=dropout, spectral=spectral) for _ in streams
-        )
-        self._streams = list(streams)
-        self._dropout = dropout
-
-    def forward(self, crossed: Mapping[str, Tensor], fields: Sequence[Tensor]) -> Mixed:
-        layers: dict[str, Tensor] = {}
-        outputs: list[Tensor] = []
-        for name, mlp in self.experts.items():
-            hidden = mlp(crossed[name])
-            layers |= {f"{name}_mlp_{at}": h_BH for at, h_BH in enumerate(hidden, 1)}
-            outputs.append(F.relu(hidden[-1]))
-        z_BSH, weight_BSM = self.merge(torch.stack(outputs, dim=1), fields)
-        z_BSH = F.dropout(z_BSH, self._dropout, training=self.training)
-        tops: list[Tensor] = []
-        for position, (stream, mlp) in enumerate(zip(self._streams, self.tops, strict=True)):
-            suffix = f"_{stream}" if stream else ""
-            layers[f"merged{suffix}"] = z_BSH[:, position]
-            hidden = mlp(z_BSH[:, position])
-            layers |= {f"top_{at}{suffix}": h_BH for at, h_BH in enumerate(hidden, 1)}
-            tops.append(hidden[-1])
-        return Mixed(layers, torch.stack(tops, dim=1), weight_BSM)
-
-
 class MixTower(nn.Module):
     """Interactions shared by all domains, then a branch per domain (arXiv 2508.14948, section 3).
 
@@ -158,9 +69,8 @@ class MixTower(nn.Module):
     ) -> None:
         """``streams``: the tasks when the merge is per task, else one empty name."""
         super().__init__()
-        self._config = config
-        self._streams = list(streams)
         self._layouts = dict(layouts)
+        self._experts = list(config.all_experts.values())
         self._sets = {name: one.tables for name, one in config.all_experts.items()}
         for name, table_set in self._sets.items():
             if table_set not in layouts:
@@ -186,21 +96,23 @@ class MixTower(nn.Module):
             self._layer_names[name] = [f"{name}_{layer}" for layer in block.layer_names]
             dims |= dict(zip(self._layer_names[name], block.layer_dims, strict=True))
         gate_widths = [sum(layouts[one].widths) for one in self._sets.values()]
+        _check_chain(config, streams=streams)
+        levels = plan_levels(access, config.all_experts, streams=streams, layers=config.layers)
         self.branches = nn.ModuleDict(
             {
-                domain: _Branch(
+                domain: Branch(
                     config,
-                    access,
+                    levels,
                     outputs=outputs,
                     gate_widths=gate_widths,
-                    streams=streams,
                     dropout=dropout,
                     spectral=spectral,
                 )
                 for domain in domains
             }
         )
-        self.layer_dims = dims | _branch_dims(config, streams=streams)
+        self._of_branch = branch_layers(config, levels)
+        self.layer_dims = dims | {name: width for name, (width, _) in self._of_branch.items()}
         """Width of every layer a cross representation can be read from, input to output."""
         self._domains = list(domains)
         self.width = config.hidden[-1]
@@ -208,6 +120,11 @@ class MixTower(nn.Module):
     def fields_of_experts(self) -> dict[str, tuple[str, FieldLayout]]:
         """Return the table set and the fields of every expert's interaction."""
         return {name: (one, self._layouts[one].fields) for name, one in self._sets.items()}
+
+    @property
+    def owners(self) -> list[str]:
+        """The task each expert belongs to, or shared, in the order of the merge's weights."""
+        return [one.owner or SHARED for one in self._experts]
 
     def layer_prefixes(self, domain: str) -> dict[str, tuple[str, ...]]:
         """Return the prefixes of the tensors that make each layer from those before it."""
@@ -218,8 +135,8 @@ class MixTower(nn.Module):
                 # Only a cross network has several layers.
                 prefixes[layer] = (own if len(layers) == 1 else f"{own}layers.{at}.",)
         branch = f"branches.{domain}"
-        for layer, part in _branch_parts(self._config, streams=self._streams).items():
-            prefixes[layer] = tuple(f"{branch}.{one}." for one in part)
+        for layer, (_, modules) in self._of_branch.items():
+            prefixes[layer] = tuple(f"{branch}.{one}." for one in modules)
         return prefixes
 
     def forward(
@@ -267,30 +184,9 @@ class MixTower(nn.Module):
         }
 
 
-def _branch_dims(config: MixConfig, *, streams: Sequence[str]) -> dict[str, int]:
-    dims: dict[str, int] = {}
-    for name, one in config.all_experts.items():
-        dims |= {f"{name}_mlp_{at}": width for at, width in enumerate(one.hidden, 1)}
-    for stream in streams:
-        suffix = f"_{stream}" if stream else ""
-        dims[f"merged{suffix}"] = config.merged_width
-        dims |= {f"top_{at}{suffix}": width for at, width in enumerate(config.hidden, 1)}
-    return dims
-
-
-def _branch_parts(config: MixConfig, *, streams: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the modules of a branch that make each of its layers, in the order of the layers."""
-    parts: dict[str, tuple[str, ...]] = {}
-    for name, one in config.all_experts.items():
-        for at in range(len(one.hidden)):
-            parts[f"{name}_mlp_{at + 1}"] = _mlp_parts(f"experts.{name}", at)
-    for position, stream in enumerate(streams):
-        suffix = f"_{stream}" if stream else ""
-        parts[f"merged{suffix}"] = ("merge",)
-        for at in range(len(config.hidden)):
-            parts[f"top_{at + 1}{suffix}"] = _mlp_parts(f"tops.{position}", at)
-    return parts
-
-
-def _mlp_parts(mlp: str, at: int) -> tuple[str, ...]:
-    return f"{mlp}.layers.{at}", f"{mlp}.bounds.{at}"
+def _check_chain(config: MixConfig, *, streams: Sequence[str]) -> None:
+    for task in config.chain:
+        if task not in streams:
+            raise UserError(
+                f"mix.chain names {task}; the tasks are {', '.join(streams)}", everywhere=True
+            )

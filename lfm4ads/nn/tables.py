@@ -44,6 +44,10 @@ class Looked:
     rows: dict[str, Tensor]
     """Unpooled rows (V, D), by key; as many a batch row as the feature's length says."""
 
+    def tensors(self) -> list[Tensor]:
+        """Return all that was looked up; what a model reads of it are parts of these."""
+        return [*([] if self.pooled is None else [self.pooled.values()]), *self.rows.values()]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ManagedTable:
@@ -145,6 +149,11 @@ class Tables(nn.Module):
         self._last = Looked(self.bags(sparse) if self.bags is not None else None, rows)
         return self._last
 
+    @property
+    def last(self) -> Looked | None:
+        """What was looked up last; a model that learns holds it until the next batch."""
+        return self._last
+
     def broken(self) -> tuple[str, str] | None:
         """Return a feature whose last lookup is not finite, and the table; None if all are finite.
 
@@ -161,6 +170,13 @@ class Tables(nn.Module):
                 feature, _, table = key.partition("@")
                 return feature, table
         return None
+
+
+def looked_up(model: nn.Module) -> list[Tensor]:
+    """Return what the tables of a model gave for its last batch, where gradients can be taken."""
+    looked = [one.last for one in model.modules() if isinstance(one, Tables)]
+    found = [tensor for one in looked if one is not None for tensor in one.tensors()]
+    return [tensor for tensor in found if tensor.requires_grad]
 
 
 def check_features(schema: Schema, names: Sequence[str], *, setting: str) -> None:

@@ -22,6 +22,7 @@ from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.model.multitask import expand_multitask
 from lfm4ads.shard.place import PlaceConfig
 from lfm4ads.shard.saver import SaveConfig, Saver
 from lfm4ads.shard.sharded import ShardConfig, shard_model
@@ -110,6 +111,8 @@ def run(config: Config, ranks: Ranks) -> Path:
     started = time.monotonic()
     dataset = open_dataset(config.data, ranks)
     config = _choose(config, dataset, ranks)
+    model_config = expand_multitask(config.model, tasks=list(dataset.schema.tasks))
+    config = replace(config, model=model_config)
     work = plan_work(config.days, dataset)
     if config.monitor and config.monitor not in dataset.schema.binary_tasks:
         raise UserError(

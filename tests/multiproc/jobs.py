@@ -7,9 +7,9 @@ import torch
 from lfm4ads.data.schema import load_schema
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
-from lfm4ads.nn.mix import MixConfig
 from lfm4ads.nn.pairs import InterestConfig, PairConfig
 from lfm4ads.nn.tower import TowerConfig
 from lfm4ads.shard.optim import OptimConfig

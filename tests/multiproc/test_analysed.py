@@ -15,8 +15,8 @@ from lfm4ads.data.index import open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig
 from lfm4ads.data.schema import load_schema
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig, MergeConfig
-from lfm4ads.nn.mix import MixConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.nn.tower import TowerConfig
 from lfm4ads.shard.place import PlaceConfig

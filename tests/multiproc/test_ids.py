@@ -7,9 +7,9 @@ import torch
 from lfm4ads.core.errors import UserError
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
-from lfm4ads.nn.mix import MixConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.shard.idspace import IdsConfig
 from lfm4ads.shard.initialise import row_values

@@ -4,10 +4,10 @@ import torch
 
 from lfm4ads.model.config import HeadConfig, LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig, MergeConfig
 from lfm4ads.nn.fields import FieldConfig, VectorConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
-from lfm4ads.nn.mix import MixConfig
 from lfm4ads.nn.numbers import NumberConfig, NumeralNumbers
 from lfm4ads.nn.pairs import InterestConfig, PairConfig, SimilarityConfig
 from lfm4ads.nn.tables import TableSet

@@ -75,7 +75,7 @@ def test_layers_are_named_from_input_to_output(schema, batch):
     names = list(build(schema, SHAPES["gates"], batch).mix.layer_dims)
     assert names[1:5] == ["cross_cross_1", "flat_flat", "cross_mlp_1", "flat_mlp_1"]
     assert names[5:] == [
-        f"{layer}_{task}" for task in schema.tasks for layer in ("merged", "top_1")
+        f"{layer}_{task}" for layer in ("merged", "top_1") for task in schema.tasks
     ]
 
 

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from lfm4ads.nn.experts import ExpertConfig, Merge, MergeConfig, plan_access
+from lfm4ads.nn.access import plan_access
+from lfm4ads.nn.branch import MixConfig
+from lfm4ads.nn.experts import ExpertConfig, Merge, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
-from lfm4ads.nn.mix import MixConfig, MixTower, SetLayout
+from lfm4ads.nn.mix import MixTower, SetLayout
 from lfm4ads.nn.tables import Tables, TableSet
 
 WIDTHS = {"small": 16, "medium": 32, "large": 64}

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.nn.experts import Access, ExpertConfig, Merge, MergeConfig, plan_access
+from lfm4ads.nn.access import plan_access
+from lfm4ads.nn.experts import Access, ExpertConfig, Merge, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 
@@ -46,21 +47,21 @@ def test_sets_become_experts_in_both_matrices():
         ({"trains": {"share": ["one"]}}, r"model\.trains names task share; the tasks are click"),
         (
             {"reads": {"click": ["three", "one"]}},
-            r"model\.reads\.click names three, which no expert reads; the sets are one, two",
+            r"model\.reads\.click names three, which is no table set that an expert reads",
         ),
         (
             {"trains": {"buy": ["four"]}},
-            r"model\.trains\.buy names four, which no expert reads; the sets are one, two",
+            r"which is no table set that an expert reads, and no expert; there are one, two, a,",
         ),
         (
             {"reads": {"click": ["one"]}, "streams": [""]},
-            r"model\.reads and model\.trains tell tasks apart; set merge\.per_task=true",
+            r"model\.reads, model\.trains and owners of experts tell tasks apart; set merge\.per_",
         ),
-        ({"reads": {"like": []}}, "task like must train at least one table set, and only sets tha"),
-        ({"trains": {"like": []}}, "task like must train at least one table set"),
+        ({"reads": {"like": []}}, "task like must train at least one expert, and only experts tha"),
+        ({"trains": {"like": []}}, "task like must train at least one expert"),
         (
             {"reads": {"like": ["one"]}, "trains": {"like": ["two"]}},
-            "task like must train at least one table set, and only sets that it reads",
+            "task like must train at least one expert, and only experts that it reads",
         ),
     ],
 )

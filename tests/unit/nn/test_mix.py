@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.nn.experts import ExpertConfig, MergeConfig, plan_access
+from lfm4ads.nn.access import plan_access
+from lfm4ads.nn.branch import MixConfig
+from lfm4ads.nn.experts import ExpertConfig, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
-from lfm4ads.nn.mix import MixConfig, MixTower, SetLayout
+from lfm4ads.nn.mix import MixTower, SetLayout
 
 DOMAINS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
 LAYOUTS = {

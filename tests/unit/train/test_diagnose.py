@@ -8,8 +8,8 @@ import torch
 
 from lfm4ads.model.config import LfmConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig
-from lfm4ads.nn.mix import MixConfig
 from lfm4ads.nn.pairs import InterestConfig, PairConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.train.diagnose import explain_not_finite
