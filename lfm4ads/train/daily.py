@@ -4,7 +4,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lfm4ads.core.signals import StopSignal
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.reader import Reader
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.nn.tables import looked_up
 from lfm4ads.shard.saver import Saver
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_sharded
@@ -29,25 +31,10 @@ from lfm4ads.train.objective import Objective
 from lfm4ads.train.scorer import Scorer, joint_logits
 from lfm4ads.train.scores import Figures, ScoreFile, Scores, figure_rows, mean_auc, score_pass
 from lfm4ads.train.spectra import log_spectra
-from lfm4ads.train.upstream import Item, Work
+from lfm4ads.train.upstream import Item, Position, Work
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 """Checkpoints of mid-day, the newest and the one before it, and of the best base pass."""
-
-
-@dataclass
-class Position:
-    """Where a run is; with weights and optimiser state, all that a restart needs."""
-
-    index: int = 0
-    """Work item."""
-    step: int = 0
-    """Steps done inside the item."""
-    total_steps: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
-    figures: list[dict[str, Any]] = field(default_factory=list)
-    """Figures so far, as rows of report.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +84,7 @@ class Daily:
 
     def run(self) -> None:
         """Do every item from the position on; what is being written is on the disk at the end."""
+        self.objective.between.load(self.position.between)
         try:
             while self.position.index < len(self.work.items):
                 self._do_or_save(self.work.items[self.position.index])
@@ -125,7 +113,8 @@ class Daily:
             case "settle":
                 if self.work.valid_days:
                     self.saver.wait()
-                    load_sharded(self.checkpoints / BEST, self.sharded)
+                    best = load_sharded(self.checkpoints / BEST, self.sharded)
+                    self.objective.between.load(best["position"]["between"])
                     self.model.drop_observed()
                 self._keep(item.day)
             case "keep":
@@ -147,8 +136,13 @@ class Daily:
             output = self.sharded.model(batch)
             if self.model.observes_steps:
                 self.model.observe(output, batch)
-            pairs = joint_logits(output)
-            return self.objective(output.logits, batch, step=position.total_steps, pairs_BT2=pairs)
+            return self.objective(
+                output.logits,
+                batch,
+                step=position.total_steps,
+                pairs_BT2=joint_logits(output),
+                looked=partial(looked_up, self.model),
+            )
 
         def after_step(fault: Fault) -> None:
             position.step += 1
@@ -187,6 +181,7 @@ class Daily:
         step = position.total_steps
         self.metrics.write("loss", done.loss, step=step, split="train", unit="nats/row")
         self.metrics.write("rate", rate, step=step, split="train", unit="rows/s")
+        self.objective.between.log_day(self.metrics, step=step)
         log_ids(self.sharded, self.metrics, words=f"day {item.day}", step=step, split="train")
         self._next()
 
@@ -290,6 +285,7 @@ class Daily:
 
     def _save(self, name: str, *, day: int) -> None:
         refuse_not_finite(self.sharded)
+        self.position.between = self.objective.between.state()
         seen = max(day, *self.work.valid_days, 0) if name.startswith("day=") else 0
         meta = {**self.meta, "day": day, "seen_through": seen, "position": asdict(self.position)}
         if self.model.observes:

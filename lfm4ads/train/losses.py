@@ -30,5 +30,17 @@ def masked_bce(
     labels, masks = batch.labels, batch.masks
     if columns is not None:
         labels, masks = labels[:, columns], masks[:, columns]
-    loss_BT = F.binary_cross_entropy_with_logits(logits_BT, labels, reduction="none") * masks
-    return (loss_BT if weights_BT is None else loss_BT * weights_BT).sum()
+    return _label_losses(logits_BT, labels, masks=masks, weights_BT=weights_BT).sum()
+
+
+def bce_by_task(logits_BT: Tensor, batch: Batch, *, weights_BT: Tensor | None = None) -> Tensor:
+    """Return the parts (T,) of ``masked_bce``, whose last bits depend on the order of the sum."""
+    losses_BT = _label_losses(logits_BT, batch.labels, masks=batch.masks, weights_BT=weights_BT)
+    return losses_BT.sum(0)
+
+
+def _label_losses(
+    logits_BT: Tensor, labels_BT: Tensor, *, masks: Tensor, weights_BT: Tensor | None
+) -> Tensor:
+    loss_BT = F.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none") * masks
+    return loss_BT if weights_BT is None else loss_BT * weights_BT

@@ -4,7 +4,7 @@ Dimension key: B rows of this rank, R rows of all ranks, T tasks, C logits a tas
 D domains.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,8 @@ from lfm4ads.nn.ranking import (
     list_loss,
     pair_loss,
 )
-from lfm4ads.train.losses import masked_bce
+from lfm4ads.train.between import Between, BetweenConfig, TaskLosses
+from lfm4ads.train.losses import bce_by_task, masked_bce
 from lfm4ads.train.weights import (
     Balance,
     RepeatConfig,
@@ -59,6 +60,8 @@ class LossConfig:
     balance: Balance = "none"
     """Equal label mass for every domain, or every (domain, task), before the factors above."""
     repeat: RepeatConfig = field(default_factory=RepeatConfig)
+    between: BetweenConfig = field(default_factory=BetweenConfig)
+    """Weights of tasks that follow their losses or gradients, on top of the factors above."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -130,29 +133,64 @@ class Objective:
             weight_DT = weight_DT * balance_weights(survey, balance=config.balance)
         self._weight_DT = torch.tensor(weight_DT, dtype=torch.float32, device=ranks.device)
         self._weighs = bool(config.task_weights or config.domain_weights or config.needs_survey)
+        self.between = Between(config.between, tasks=tasks, ranks=ranks)
+        """What weighs tasks against each other; its state belongs in checkpoints."""
 
     def __call__(
-        self, logits_BT: Tensor, batch: Batch, *, step: int, pairs_BT2: Tensor | None = None
+        self,
+        logits_BT: Tensor,
+        batch: Batch,
+        *,
+        step: int,
+        pairs_BT2: Tensor | None = None,
+        looked: Callable[[], list[Tensor]] = list,
     ) -> Tensor:
-        """Return the loss of this rank's rows. Collective where there is a ranking term.
+        """Return the loss of this rank's rows. Collective but for plain sums of BCE.
 
         Args:
             logits_BT: One column a task; z1 - z0 under JRC.
             batch: On the device of the logits.
             step: Of the run, the same on all ranks and after a restart: it draws the negatives.
             pairs_BT2: z0 and z1 of every task; with JRC and only then.
+            looked: Gives what the tables returned, for ``loss.between``; see ``looked_up``.
         """
         assert (pairs_BT2 is not None) == self._config.needs_pairs
+        if self.between.weighs:
+            parts = self.by_task(logits_BT, batch, step=step, pairs_BT2=pairs_BT2)
+            return self.between.join(parts, looked=looked, step=step)
         weights_BT = self.label_weights(batch)
+        bce = masked_bce(logits_BT, batch, weights_BT=self._bce_weights(weights_BT))
         if self._config.rank == "none":
-            return masked_bce(logits_BT, batch, weights_BT=weights_BT)
-        # A task without a ranking term keeps the whole of its BCE.
-        share_BT = self._bce_share_T if weights_BT is None else weights_BT * self._bce_share_T
-        bce = masked_bce(logits_BT, batch, weights_BT=share_BT)
+            return bce
         z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
-        weights_BT = batch.masks if weights_BT is None else batch.masks * weights_BT
-        ranking = self._ranking(z_BTC, batch, weights_BT=weights_BT, step=step)
-        return bce + (1 - self._config.alpha) * ranking
+        counts_BT = _counts(batch, weights_BT)
+        terms = self._ranking(z_BTC, batch, weights_BT=counts_BT, step=step)
+        total = sum(terms.values(), z_BTC.new_zeros(()))
+        return bce + (1 - self._config.alpha) * self._own_part(total)
+
+    def by_task(
+        self, logits_BT: Tensor, batch: Batch, *, step: int, pairs_BT2: Tensor | None = None
+    ) -> TaskLosses:
+        """Return the parts of the plain sum, each task with its ranking term. Collective with one.
+
+        The arguments are those of a call.
+        """
+        weights_BT = self.label_weights(batch)
+        losses_T = bce_by_task(logits_BT, batch, weights_BT=self._bce_weights(weights_BT))
+        counts_BT = _counts(batch, weights_BT)
+        if self._config.rank != "none":
+            z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
+            terms = self._ranking(z_BTC, batch, weights_BT=counts_BT, step=step)
+            none = z_BTC.new_zeros(())
+            ranking_T = torch.stack([terms.get(task, none) for task in range(len(losses_T))])
+            losses_T = losses_T + (1 - self._config.alpha) * self._own_part(ranking_T)
+        return TaskLosses(losses_T=losses_T, labels_T=counts_BT.sum(0))
+
+    def _bce_weights(self, weights_BT: Tensor | None) -> Tensor | None:
+        if self._config.rank == "none":
+            return weights_BT
+        # A task without a ranking term keeps the whole of its BCE.
+        return self._bce_share_T if weights_BT is None else weights_BT * self._bce_share_T
 
     def label_weights(self, batch: Batch) -> Tensor | None:
         """Return the factor on each label's loss (B, T), or None where all are 1."""
@@ -182,12 +220,18 @@ class Objective:
         weight_B = repeat_weight(batch, repeat=self._config.repeat, schema=self._schema)
         return weight_B / self._repeat_mean
 
-    def _ranking(self, z_BTC: Tensor, batch: Batch, *, weights_BT: Tensor, step: int) -> Tensor:
-        """Return this rank's share of the ranking terms of the global batch.
+    def _own_part(self, terms: Tensor) -> Tensor:
+        """Return this rank's share of ranking terms of the global batch.
 
-        Every rank works out the whole term with its own rows carrying gradient, so gradients sum
-        over ranks to that of the term; of the value each reports an equal part.
+        Every rank works out the whole terms with its own rows carrying gradient, so gradients sum
+        over ranks to those of the terms; of the values each reports an equal part.
         """
+        return terms.detach() / self._ranks.world + (terms - terms.detach())
+
+    def _ranking(
+        self, z_BTC: Tensor, batch: Batch, *, weights_BT: Tensor, step: int
+    ) -> dict[int, Tensor]:
+        """Return the ranking terms of the global batch by task index."""
         z_RTC = self._with_own_gradient(z_BTC)
         facts = torch.stack([weights_BT, batch.labels], dim=2)
         weight_RT, label_RT = self._ranks.all_gather(facts).unbind(2)
@@ -195,7 +239,7 @@ class Objective:
         places = torch.stack([batch.scenario, hash_rows(keys, salt=step)], dim=1)
         scenario_R, hash_R = self._ranks.all_gather(places).unbind(1)
         group_R = scenario_R if self._config.within == "scenario" else torch.zeros_like(scenario_R)
-        total = z_BTC.new_zeros(())
+        terms: dict[int, Tensor] = {}
         for column in self._binary:
             # Padding, rows without the label and weights of 0 are all rows that are not there.
             kept = weight_RT[:, column].nonzero().squeeze(1)
@@ -209,8 +253,8 @@ class Objective:
                 mass_G=weight_N.new_zeros(groups).index_add(0, group_N, weight_N),
             )
             mean = self._mean(z_RTC[kept, column], rows=rows, hash_N=hash_R[kept])
-            total = total + weight_N.sum() * mean
-        return total.detach() / self._ranks.world + (total - total.detach())
+            terms[column] = weight_N.sum() * mean
+        return terms
 
     def _with_own_gradient(self, z_BTC: Tensor) -> Tensor:
         """Return all ranks' logits (R, T, C), those of this rank with their history."""
@@ -234,6 +278,11 @@ class Objective:
                 return jrc_loss(z_NC, rows=rows)
             case "none":
                 raise AssertionError("there is no ranking term")
+
+
+def _counts(batch: Batch, weights_BT: Tensor | None) -> Tensor:
+    """Return as how many labels each counts (B, T)."""
+    return batch.masks if weights_BT is None else batch.masks * weights_BT
 
 
 def _factors(weights: Mapping[str, float], *, names: Iterable[str], what: str) -> list[float]:

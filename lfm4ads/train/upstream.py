@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.index import Dataset
@@ -41,6 +41,23 @@ class DaysConfig:
         for task, days in self.wait_days.items():
             if days < 1:
                 raise ValueError(f"days.wait_days.{task} must be at least 1, got {days}")
+
+
+@dataclass
+class Position:
+    """Where a run is; with weights and optimiser state, all that a restart needs."""
+
+    index: int = 0
+    """Work item."""
+    step: int = 0
+    """Steps done inside the item."""
+    total_steps: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    """Figures so far, as rows of report.json."""
+    between: dict[str, list[float]] | None = None
+    """What weighs the tasks against each other, where losses are not simply added."""
 
 
 @dataclass(frozen=True)
