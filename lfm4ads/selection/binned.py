@@ -19,7 +19,7 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.selection.columns import Floats, Ints
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, SMOOTHING, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
 from lfm4ads.selection.risk import Risk, Ties, build_terms, measure_risk, squared_means
 from lfm4ads.selection.rows import RowBatch, RowSource, SumOverRanks
 from lfm4ads.selection.streamed import RowTotals
@@ -187,10 +187,10 @@ class BinnedCox:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows
 
-    def smoothed(self) -> "BinnedCox":
-        """Return the same rows under a ridge that keeps the second-order model honest."""
+    def ridged(self, weight: float) -> "BinnedCox":
+        """Return the same rows under a ridge of at least this weight."""
         other = copy(self)
-        other.ridge_weight = max(self.ridge_weight, SMOOTHING * self.num_rows)
+        other.ridge_weight = max(self.ridge_weight, weight)
         return other
 
     def deviance(self, loss: float) -> float:

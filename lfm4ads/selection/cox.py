@@ -15,7 +15,7 @@ import numpy as np
 from lfm4ads.selection.columns import Columns, Floats, Ints
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, SMOOTHING, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
 from lfm4ads.selection.risk import Risk, Ties, build_terms, measure_risk, squared_means
 
 _WIDE = 256
@@ -143,10 +143,10 @@ class CoxProblem:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows
 
-    def smoothed(self) -> "CoxProblem":
-        """Return the same rows under a ridge that keeps the second-order model honest."""
+    def ridged(self, weight: float) -> "CoxProblem":
+        """Return the same rows under a ridge of at least this weight."""
         other = copy(self)
-        other.ridge_weight = max(self.ridge_weight, SMOOTHING * self.num_rows)
+        other.ridge_weight = max(self.ridge_weight, weight)
         return other
 
     def _by_block(self, values: Floats) -> Floats:

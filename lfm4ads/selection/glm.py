@@ -12,7 +12,7 @@ import numpy as np
 from lfm4ads.selection.columns import Columns, Floats, Ints
 from lfm4ads.selection.families import Family, RowTerms, link, row_terms, saturated_loss
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, SMOOTHING, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
 
 SEPARATED_LOSS = 1e-3
 """Mean distance to the saturated loss under which a fit counts as perfect."""
@@ -142,10 +142,10 @@ class GlmProblem:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss - self._saturated < 0.1 * self.num_rows
 
-    def smoothed(self) -> "GlmProblem":
-        """Return the same rows under a ridge that keeps the second-order model honest."""
+    def ridged(self, weight: float) -> "GlmProblem":
+        """Return the same rows under a ridge of at least this weight."""
         other = copy(self)
-        other.ridge_weight = max(self.ridge_weight, SMOOTHING * self.num_rows)
+        other.ridge_weight = max(self.ridge_weight, weight)
         return other
 
     def _design(self, columns_K: Ints) -> Floats:

@@ -178,8 +178,9 @@ class LinearProblem:
         del fit
         return False
 
-    def smoothed(self) -> "LinearProblem":
-        """Return itself: its second-order model is the loss."""
+    def ridged(self, weight: float) -> "LinearProblem":
+        """Return itself: its loss always has a finite minimum and is its second-order model."""
+        del weight
         return self
 
     def deviance(self, loss: float) -> float:

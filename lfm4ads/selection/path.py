@@ -1,8 +1,7 @@
 """Which size: sequential, coarse-then-fine, golden-section and elbow search over fits of all sizes.
 
 Every size is fitted once, warm from the nearest smaller size tried (else the nearest larger), and
-remembered. Past a size whose loss has no finite minimum larger ones are not tried: their criteria
-keep falling whatever the columns are.
+remembered. Past a size whose loss has no finite minimum larger ones are not tried.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from lfm4ads.selection.criteria import Criteria, measure_criteria
-from lfm4ads.selection.problem import Problem
+from lfm4ads.selection.problem import Problem, criterion_deviance
 from lfm4ads.selection.solver import Solution, SolverOptions, null_solution, solve
 from lfm4ads.selection.units import Units
 
@@ -63,7 +62,7 @@ class Path:
         if found is None:
             fit = solution.fit
             found = self._criteria[len(solution.units)] = measure_criteria(
-                self.problem.deviance(fit.loss),
+                criterion_deviance(self.problem, fit),
                 num_columns=len(fit.columns_K),
                 num_rows=self.problem.num_rows,
                 num_units=self.units.num_units,
@@ -151,10 +150,16 @@ def _golden(path: Path, sizes: Range, score: Score) -> int:
             high = inner[-1]
         else:
             low = inner[0]
-    # Coarse probes may have been judged from poor fits: all that were tried stand for the answer.
-    tried = {*range(low, high + 1), *(size for size in path.solutions if size <= path.limit)}
-    within = [size for size in tried if sizes.smallest <= size <= sizes.largest]
-    return _best(path, sorted(within), score)
+    # Coarse probes may have been judged from poor fits: all that were tried stand for the answer,
+    # and the score may have more valleys than one: the answer is at least the floor of its own.
+    around = set(range(low, high + 1))
+    while True:
+        tried = {*around, *(size for size in path.solutions if size <= path.limit)}
+        within = [size for size in tried if sizes.smallest <= size <= sizes.largest]
+        best = _best(path, sorted(within), score)
+        around = set(range(max(best - 1, sizes.smallest), min(best + 1, path.limit) + 1))
+        if around <= {*within, sizes.largest + 1}:
+            return best
 
 
 def _elbow(path: Path, sizes: Range) -> int:

@@ -19,6 +19,14 @@ RIDGE_FLOOR = 1e-9
 SMOOTHING = 1e-4
 """Ridge per unit of weight under which sets of curved losses are looked for first."""
 
+PRIOR_DEVIATION = 10.0
+"""What criteria hold possible of coefficients: log odds or hazards per deviation of a column.
+
+With p 2000 and n 500 some useless column next to the true ones leaves no row in doubt, at
+coefficients of hundreds; deviance falls by more than any criterion asks. With any deviation from 5
+to 17 none of 40 draws of the two such recipes keeps one.
+"""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -79,11 +87,11 @@ class Problem(Protocol):
         """Return whether the fit is so sure of most rows that its curvature says little."""
         ...
 
-    def smoothed(self) -> "Problem":
-        """Return the problem with a ridge under which sets are looked for first.
+    def ridged(self, weight: float) -> "Problem":
+        """Return the problem with a ridge of at least this weight, itself where it is quadratic.
 
         Where rows are all but certain the curvature of a loss says little of exchanges, and a
-        search that starts there ends in a poor set.
+        search that starts there ends in a poor set; nor does its infimum say much of the columns.
         """
         ...
 
@@ -94,3 +102,20 @@ class Problem(Protocol):
     def noise(self, loss: float) -> float:
         """Return what a useless column takes off twice the loss on average."""
         ...
+
+
+def criterion_deviance(problem: Problem, fit: Fit) -> float:
+    """Return the deviance that criteria are made of.
+
+    It is that of the fit where its coefficients together are within ``PRIOR_DEVIATION``. Beyond,
+    where the likelihood may have no maximum at all, it is the least sum of deviance and penalty
+    under a normal prior: the posterior mode, which is what BIC's approximation is taken at.
+    """
+    square = float(fit.coefficients_K @ fit.coefficients_K)
+    weight = PRIOR_DEVIATION**-2
+    if problem.is_quadratic or weight * square <= 1.0:
+        return problem.deviance(fit.loss)
+    start = None if fit.separated else fit
+    mode = problem.ridged(weight).fit(fit.columns_K, start=start)
+    penalty = weight * float(mode.coefficients_K @ mode.coefficients_K)
+    return problem.deviance(mode.loss) + penalty

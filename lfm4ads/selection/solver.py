@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from lfm4ads.selection.columns import Floats, Ints
-from lfm4ads.selection.problem import Fit, Problem
+from lfm4ads.selection.problem import SMOOTHING, Fit, Problem
 from lfm4ads.selection.sacrifice import SizeCorrection, sacrifices
 from lfm4ads.selection.swap import (
     Neighbourhood,
@@ -95,7 +95,7 @@ def solve(
     if options.algorithm == "pure":
         return _pure(problem, units, size=size, start=start, options=options)
     walk = _Walk()
-    smooth = problem.smoothed()
+    smooth = problem.ridged(SMOOTHING * problem.num_rows)
     near = abs(size - len(start.units)) <= _NEAR and not problem.is_steep(start.fit)
     if smooth is problem or near or options.algorithm == "pdas":
         return _search(problem, units, walk, start, size=size, options=options)

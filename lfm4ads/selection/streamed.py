@@ -18,7 +18,7 @@ from lfm4ads.selection.columns import Floats, Ints, Scale, measure_scale
 from lfm4ads.selection.families import Family, RowTerms, link, row_terms, saturated_loss
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, SMOOTHING, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
 from lfm4ads.selection.rows import RowBatch, RowSource, SumOverRanks
 
 
@@ -179,10 +179,10 @@ class StreamedGlm:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss - self._saturated < 0.1 * self.num_rows
 
-    def smoothed(self) -> "StreamedGlm":
-        """Return the same rows under a ridge that keeps the second-order model honest."""
+    def ridged(self, weight: float) -> "StreamedGlm":
+        """Return the same rows under a ridge of at least this weight."""
         other = copy(self)
-        other.ridge_weight = max(self.ridge_weight, SMOOTHING * self.num_rows)
+        other.ridge_weight = max(self.ridge_weight, weight)
         return other
 
     def deviance(self, loss: float) -> float:
