@@ -25,13 +25,14 @@ ranks = $(or $(RANKS),$(shell echo $$(($(gpus) > 0 ? $(gpus) : $(cores) > 1 ? 2 
 on_ranks = $(python) -m launch.ranks --nproc-per-node $(ranks)
 install := ACCEL='$(ACCEL)' PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' launch/install.sh
 
-.PHONY: help install check test test-all demo fix clean image $(STAGES)
+.PHONY: help install check test test-browser test-all demo fix clean image $(STAGES)
 
 help:
 	@echo "make install            the locked packages into $(VENV); ACCEL=cpu|gpu, PYTHON=, VENV=, TORCH_INDEX="
 	@echo "make demo               the whole story on the simulator in minutes; DATA=<folder of real logs>"
 	@echo "make check              lint, format, types, import directions"
 	@echo "make test               unit, multi-rank and pipeline tests; make test-all adds slow and GPU ones"
+	@echo "make test-browser       the report as a browser shows it; installs Debian's Chromium, or CHROMIUM=<program>"
 	@echo "make fix                mend what lint and format can mend"
 	@echo "make clean              remove caches, builds and $(VENV); never data or runs"
 	@echo "make image              a container image; ACCEL=cpu|gpu, BASE=<image>, ENGINE=$(ENGINE)"
@@ -51,8 +52,11 @@ check: install
 test: install
 	@$(python) -m pytest
 
+test-browser: install
+	@CHROMIUM=$$(launch/chromium.sh) && CHROMIUM=$$CHROMIUM $(python) -m pytest -m browser tests/browser
+
 test-all: install
-	@$(python) -m pytest -m ""
+	@CHROMIUM=$$(launch/chromium.sh) && CHROMIUM=$$CHROMIUM $(python) -m pytest -m ""
 
 demo: install
 	@DATA='$(DATA)' PYTHON='$(python)' launch/pipeline.sh
