@@ -75,6 +75,7 @@ def plan_access(
         torch.tensor(rows_trains),
         tuple(one.tables for one in experts.values()),
         _owned(experts, streams),
+        torch.tensor([not one.owner for one in experts.values()]),
     )
 
 
@@ -104,11 +105,12 @@ def plan_levels(
     owned = _owned(experts, between)
     later = tuple(between[feed] for feed in feeds)
     return [
-        Level(tuple(between), Access(reads, trains, access.inputs, owned)),
-        *[Level(tuple(between), Access(reads, trains, later, owned), feeds)] * (layers - 2),
+        Level(tuple(between), Access(reads, trains, access.inputs, owned, access.shared)),
+        *[Level(tuple(between), Access(reads, trains, later, owned, access.shared), feeds)]
+        * (layers - 2),
         Level(
             last.streams,
-            Access(access.reads, access.trains, later, _owned(experts, streams)),
+            Access(access.reads, access.trains, later, _owned(experts, streams), access.shared),
             feeds,
         ),
     ]

@@ -51,7 +51,8 @@ class MergeConfig:
     gate_hidden: tuple[int, ...] = ()
     gate_input: Literal["trained", "own", "sum"] = "trained"
     """What a gate is computed from: the inputs of all experts that its task trains, side by side;
-    those of its own experts (where it has none, of all it trains); or the sum of all it trains."""
+    those of its own experts (where it has none, of all it trains); or the sum of its own and the
+    shared ones' (x_t + x_S in STEM's code)."""
     one_gate: bool = False
     """All tasks share one gate (OMoE)."""
 
@@ -77,6 +78,8 @@ class Access:
     no two share one."""
     owned: Tensor | None = None
     """(S, M) bool: an expert belongs to the stream; None: no expert belongs to one."""
+    shared: Tensor | None = None
+    """(M,) bool: an expert belongs to no task; None: all."""
 
 
 class Merge(nn.Module):
@@ -160,9 +163,10 @@ class Merge(nn.Module):
 def _sees(access: Access, *, config: MergeConfig) -> Tensor:
     """Return whose inputs each stream's gate is computed from (S, M), every input once."""
     sees = access.trains
-    if config.gate_input == "own" and access.owned is not None:
-        own = access.owned & access.trains
-        sees = torch.where(own.any(1, keepdim=True), own, sees)
+    if config.gate_input != "trained" and access.owned is not None and access.shared is not None:
+        near = access.owned if config.gate_input == "own" else access.owned | access.shared
+        near = near & access.trains
+        sees = torch.where(near.any(1, keepdim=True), near, sees)
     again = torch.zeros_like(sees)
     for stream, row in enumerate(sees.tolist()):
         used = [name if seen else None for name, seen in zip(access.inputs, row, strict=False)]

@@ -102,11 +102,14 @@ def run(model, batch):
 
 
 def belongs(name, table_set):
-    """Whether a parameter is a table, an encoder or an expert of a set."""
+    """Whether a parameter is a table, an encoder or an expert of a set.
+
+    An expert is named like its set, or ``expert_<set>_<number>``.
+    """
     parts = name.split(".")
+    experts = [parts[parts.index(one) + 1] for one in ("interactions", "experts") if one in parts]
     return (
         any(part.startswith(f"{table_set}/") for part in parts)
         or (parts[0] in ("users", "items", "pairs") and parts[1] == table_set)
-        or (parts[:2] == ["mix", "interactions"] and parts[2] == table_set)
-        or ("experts" in parts and parts[parts.index("experts") + 1] == table_set)
+        or any(one == table_set or one.startswith(f"expert_{table_set}_") for one in experts)
     )

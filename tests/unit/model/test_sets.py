@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lfm4ads.model.config import LfmConfig
+from lfm4ads.model.config import LfmConfig, MultitaskConfig
+from lfm4ads.model.multitask import expand_multitask
+from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.tables import TableSet
 from lfm4ads.shard.optim import OptimConfig
 from lfm4ads.train.losses import masked_bce
@@ -32,12 +34,23 @@ AUXILIARY = replace(
     trains={"click": ["own"], "conversion": ["own"]},
 )
 """STEM-AL: click and conversion are main tasks, long_view teaches them."""
+NAMED = LfmConfig(
+    tower=TOWER,
+    multitask=MultitaskConfig(kind="stem", shared_experts=1, hidden=(20,), gate_hidden=(6,)),
+    mix=MixConfig(hidden=(10,)),
+)
+TWO_LEVELS = replace(NAMED, multitask=replace(NAMED.multitask, layers=2))
 VARIANTS = {
     "gate": STEM,
     "pairs": replace(STEM, pairs=PAIRS),
     "mean": replace(STEM, mix=replace(STEM.mix, merge=replace(STEM.mix.merge, kind="mean"))),
     "learned": replace(STEM, mix=replace(STEM.mix, merge=replace(STEM.mix.merge, kind="learned"))),
     "identity": replace(STEM, tower=replace(TOWER, rep_dim=0)),
+    "named": expand_multitask(NAMED, tasks=TASKS),
+    "two levels": expand_multitask(TWO_LEVELS, tasks=TASKS),
+    "three levels": expand_multitask(
+        replace(NAMED, multitask=replace(NAMED.multitask, layers=3)), tasks=TASKS
+    ),
 }
 
 
@@ -118,6 +131,20 @@ def test_without_the_stop_gradient_every_loss_trains_every_set(schema, batch, va
         for name, gradient in found.items():
             if name.startswith(("tables.", "users.", "items.")):
                 assert gradient.abs().sum() > 0, (task, name)
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_the_shared_gate_between_two_levels_is_where_stem_would_leak(schema, batch, leaks):
+    """STEM's public code lets it train all experts; of one level alone nothing shows."""
+    model = stir(build(schema, VARIANTS["two levels"], batch))
+    assert model.mix.branches["ads"]._levels[0].streams == (*TASKS, "shared")
+    if leaks:
+        for branch in model.mix.branches.values():
+            branch.merge._trains[-1] = [True] * len(SETS)
+    found = gradients(model, batch, alone("click"))
+    for other in ("long_view", "conversion"):
+        theirs = [one for name, one in found.items() if belongs(name, other)]
+        assert any(one.any() for one in theirs) == leaks
 
 
 @torch.no_grad()
