@@ -21,7 +21,13 @@ from torch import Tensor
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import MetricsLog
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.train.tradeoffs import Floats, gradnorm_slope, pcgrad_weights, uncertainty_slope
+from lfm4ads.train.tradeoffs import (
+    Floats,
+    draw_orders,
+    gradnorm_slope,
+    pcgrad_weights,
+    uncertainty_slope,
+)
 
 Tasks = npt.NDArray[np.intp]
 """Indices (N,) of tasks."""
@@ -215,7 +221,7 @@ class Between:
                 self._renormalise(tasks, total=weight_T[tasks].sum())
             case "pcgrad":
                 weight_T = np.ones(len(self._tasks))
-                weight_T[tasks] = pcgrad_weights(gram_NN, rng=np.random.default_rng(step))
+                weight_T[tasks] = pcgrad_weights(gram_NN, orders=draw_orders(len(tasks), step=step))
             case "none":
                 raise AssertionError("losses are simply added")
         memory.weight_T[tasks] += weight_T[tasks]

@@ -3,6 +3,8 @@
 Dimension key: N tasks.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,19 +43,31 @@ def gradnorm_slope(weight_N: Floats, *, norm_N: Floats, rate_N: Floats, alpha: f
     return np.sign(size_N - target_N) * norm_N
 
 
-def pcgrad_weights(gram_NN: Floats, *, rng: np.random.Generator) -> Floats:
+def pcgrad_weights(gram_NN: Floats, *, orders: Sequence[Sequence[int]]) -> Floats:
     """Return the weights under which the sum of gradients is the sum of PCGrad's.
 
-    Yu et al., arXiv 2001.06782: every gradient in turn is projected on the normal plane of those it
-    conflicts with, in random order. Each result is ``sum_j c_ij g_j``, whose inner products with
-    all g_k are ``c_i gram``: no gradient is needed, and ``w_j = sum_i c_ij``. A conflict
-    adds a positive multiple of the other gradient, so no weight is below 1.
+    Yu et al., arXiv 2001.06782: every gradient is projected on the normal plane of each other one
+    that it then conflicts with, in random order. What becomes of it is ``sum_j c_ij g_j``, whose
+    inner products with all gradients are ``c_i gram``: these are all that is needed, and
+    ``w_j = sum_i c_ij``. A conflict adds a positive multiple of the other gradient, so no weight is
+    below 1.
+
+    Args:
+        gram_NN: Inner products of the gradients.
+        orders: For each task, the others in the order in which its gradient meets theirs.
     """
-    count = len(gram_NN)
-    share_NN = np.eye(count)
-    for task in range(count):
-        for other in rng.permutation(count):
-            product = share_NN[task] @ gram_NN[:, other]
-            if other != task and product < 0 < gram_NN[other, other]:
-                share_NN[task, other] -= product / gram_NN[other, other]
+    share_NN = np.eye(len(gram_NN))
+    for share_N, others in zip(share_NN, orders, strict=True):
+        for other in others:
+            product, square = share_N @ gram_NN[:, other], gram_NN[other, other]
+            if product < 0 < square:
+                share_N[other] -= product / square
     return share_NN.sum(0)
+
+
+def draw_orders(count: int, *, step: int) -> list[list[int]]:
+    """Return for each task the others in random order, the same on every rank."""
+    rng = np.random.default_rng(step)
+    return [
+        [one for one in rng.permutation(count).tolist() if one != task] for task in range(count)
+    ]
