@@ -13,9 +13,9 @@ DATA ?=
 ENGINE ?= docker
 BASE ?=
 
-STAGES := prepare pretrain dump transfer retrieve select analyse report plan experiment
+STAGES := prepare pretrain dump transfer retrieve select analyse report plan comparable experiment
 # One process; the others run as RANKS, which launch.ranks starts. torchrun takes the same words and works too.
-ALONE := prepare report plan experiment
+ALONE := prepare report plan comparable experiment
 
 python := $(abspath $(VENV))/bin/python
 present = $(strip $(foreach stage,$(STAGES),$(if $(wildcard launch/$(stage).py),$(stage))))

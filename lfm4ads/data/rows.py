@@ -241,6 +241,27 @@ def _labels(
     return np.stack(labels, axis=1).astype(np.float32), np.stack(masks, axis=1).astype(np.float32)
 
 
+def read_outcomes(
+    dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | None = None
+) -> dict[str, Array]:
+    """Return one row group's user (N,), labels and masks (N, T), as ``decode`` has them.
+
+    No feature is read.
+    """
+    schema = dataset.schema
+    where = f"{dataset.path / group.file}, row group {group.index}"
+    outcomes = [column for task in schema.tasks.values() for column in (task.label, task.duration)]
+    keys = (schema.user, schema.item, schema.time, schema.domain, schema.scenario, schema.row_id)
+    wanted = [column for column in dict.fromkeys((*keys, *outcomes)) if column]
+    table = read_row_group(dataset.path, group, columns=wanted)
+    if dataset.is_selected:
+        table = table.filter(pa.array(dataset.wanted(table, where=where)))
+    columns = {name: _one(table[name]) for name in table.column_names}
+    arrays = _keys(columns, schema, where=where)
+    labels, masks = _labels(columns, schema, arrays, where=where, horizons=horizons)
+    return {"user": arrays["user"], "labels": labels, "masks": masks}
+
+
 def day_keys(path: Path, group: RowGroup, *, column: str) -> Array:
     """Return the int64 keys of one row group's key column."""
     values = _one(read_row_group(path, group, columns=[column])[column])
