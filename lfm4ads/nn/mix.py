@@ -70,7 +70,9 @@ class MixTower(nn.Module):
         """``streams``: the tasks when the merge is per task, else one empty name."""
         super().__init__()
         self._layouts = dict(layouts)
-        self._experts = list(config.all_experts.values())
+        self._experts = config.all_experts
+        self.streams = list(streams)
+        """Who merges: the tasks, or one empty name for all."""
         self._sets = {name: one.tables for name, one in config.all_experts.items()}
         for name, table_set in self._sets.items():
             if table_set not in layouts:
@@ -122,9 +124,14 @@ class MixTower(nn.Module):
         return {name: (one, self._layouts[one].fields) for name, one in self._sets.items()}
 
     @property
-    def owners(self) -> list[str]:
-        """The task each expert belongs to, or shared, in the order of the merge's weights."""
-        return [one.owner or SHARED for one in self._experts]
+    def groups(self) -> list[str]:
+        """What each expert counts to when one asks whom a task reads.
+
+        Owners where experts have one; else table sets; of one set, the experts themselves.
+        """
+        if any(one.owner for one in self._experts.values()):
+            return [one.owner or SHARED for one in self._experts.values()]
+        return list(self._sets.values() if len(self._layouts) > 1 else self._experts)
 
     def layer_prefixes(self, domain: str) -> dict[str, tuple[str, ...]]:
         """Return the prefixes of the tensors that make each layer from those before it."""

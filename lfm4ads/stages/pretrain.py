@@ -263,6 +263,7 @@ def _finish(config: Config, daily: Daily, dataset: Dataset, *, seconds: float) -
         "best_epoch": daily.position.best_epoch,
         "num_parameters": sharded.num_parameters(),
         "metrics": daily.position.figures,
+        "gates": daily.position.gates,
     }
     with ranks.together():
         if ranks.is_first:

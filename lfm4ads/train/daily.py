@@ -25,6 +25,7 @@ from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.state import load_sharded
 from lfm4ads.train.diagnose import explain_not_finite, refuse_not_finite
 from lfm4ads.train.explore import ExploreConfig
+from lfm4ads.train.gates import log_gates
 from lfm4ads.train.idlog import log_ids
 from lfm4ads.train.loop import Fault, agreed, progress, train_pass
 from lfm4ads.train.objective import Objective
@@ -254,6 +255,8 @@ class Daily:
                 )
                 forward = scorer.full if write else scorer.logits
                 score_pass(batches, forward=forward, sinks=sinks, ranks=self.ranks)
+        mass = self.position.gates = scorer.gates.reduce(self.ranks)
+        log_gates(mass, self.metrics, step=self.position.total_steps, split=f"day:{days[-1]}")
         return scores.reduce(self.ranks)
 
     def _clear_scores(self, day: int) -> None:

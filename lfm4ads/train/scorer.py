@@ -11,6 +11,7 @@ from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import Lfm, LfmOutput
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.train.explore import ExploreConfig, ranking_scores, row_noise
+from lfm4ads.train.gates import GateMass
 from lfm4ads.train.objective import Objective
 
 
@@ -42,19 +43,21 @@ class Scorer:
         model = sharded.model.module
         assert isinstance(model, Lfm)
         self._model = model
+        self.gates = GateMass(model, device=sharded.ranks.device)
+        """Of the rows scored so far."""
         kinds = ("variance", "score") if model.observes else ()
         self.extras = [f"{kind}_{task}" for kind in kinds for task in schema.binary_tasks]
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, T) of the binary tasks."""
-        return self._logits(self._sharded.model(batch), batch)
+        return self._logits(self._output(batch), batch)
 
     def full(self, batch: Batch) -> Tensor:
         """Return the logits and, for heads with a variance, it and the ranking scores (B, T + X).
 
         Only the ranking score is explored; what is charged or reported comes from the logit.
         """
-        output = self._sharded.model(batch)
+        output = self._output(batch)
         logits_BT = self._logits(output, batch)
         variance = self._model.variance(output)
         if variance is None:
@@ -63,6 +66,11 @@ class Scorer:
         noise_BT = row_noise(batch, columns=logits_BT.shape[1], seed=self._seed)
         scores_BT = ranking_scores(logits_BT, variance_BT, config=self._explore, noise_N=noise_BT)
         return torch.cat([logits_BT, variance_BT, scores_BT], dim=1)
+
+    def _output(self, batch: Batch) -> LfmOutput:
+        output = self._sharded.model(batch)
+        self.gates.update(output, batch.valid)
+        return output
 
     def _logits(self, output: LfmOutput, batch: Batch) -> Tensor:
         correction_B = self._objective.correction(batch)

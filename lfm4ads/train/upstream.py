@@ -56,6 +56,8 @@ class Position:
     best_epoch: int = -1
     figures: list[dict[str, Any]] = field(default_factory=list)
     """Figures so far, as rows of report.json."""
+    gates: dict[str, dict[str, float]] = field(default_factory=dict)
+    """How tasks weighed experts on the days scored last."""
     between: dict[str, list[float]] | None = None
     """What weighs the tasks against each other, where losses are not simply added."""
 
