@@ -24,6 +24,8 @@ PNG_DOTS_PER_INCH = 160
 _DASHES = ("-", "--", "-.", ":")
 """Lines differ by more than their colour."""
 _MEASURES = {"auc": "AUC", "gauc": "GAUC"}
+_BOTH = "mean"
+"""Task of rows that average the two of a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class Drawn:
 
 
 def draw_study(report: Mapping[str, Any]) -> list[Drawn]:
-    """Return a picture for every pair, task and measure: bins beside one another.
+    """Return a picture of AUC for every pair and task: bins beside one another.
+
+    GAUC is in the table and on the page.
 
     Args:
         report: Content of ``report.json``.
@@ -43,10 +47,9 @@ def draw_study(report: Mapping[str, Any]) -> list[Drawn]:
     variants = list(dict.fromkeys(row["variant"] for row in report["figures"]))
     styles = arm_styles(variants, baseline=report["baseline"])
     return [
-        _draw_bins(rows, bins=_bins_of(report, pair=pair), measure=measure, styles=styles)
-        for measure in _MEASURES
+        _draw_bins(rows, bins=_bins_of(report, pair=pair), styles=styles)
         for (pair, _), rows in _blocks(report).items()
-        if any(row[f"delta_{measure}"] for row in rows)
+        if any(row["delta_auc"] for row in rows)
     ]
 
 
@@ -64,16 +67,14 @@ def _bins_of(report: Mapping[str, Any], *, pair: str) -> list[Row]:
     return [one for one in bins if any(one["rows"].values())]
 
 
-def _draw_bins(
-    rows: Sequence[Row], *, bins: Sequence[Row], measure: str, styles: Mapping[str, Style]
-) -> Drawn:
+def _draw_bins(rows: Sequence[Row], *, bins: Sequence[Row], styles: Mapping[str, Style]) -> Drawn:
     """Show each variant's difference from its baseline, bin by bin, with intervals over seeds."""
     pair, task = rows[0]["pair"], rows[0]["task"]
     names = [one["name"] for one in bins]
-    shown = [row for row in rows if row["bin"] in names and row[f"delta_{measure}"] is not None]
+    shown = [row for row in rows if row["bin"] in names and row["delta_auc"] is not None]
     variants = list(dict.fromkeys(row["variant"] for row in shown))
-    name = file_stem("comparable", pair, task, measure)
-    title = f"{plain(task)}: {_MEASURES[measure]} by bins of {plain(pair)}"
+    name = file_stem("comparable", pair, task)
+    title = f"{_task_words(task)}: AUC by bins of {plain(pair)}"
     with canvas(height=3.0 + 0.09 * len(variants)) as (figure, axes):
         axes.axhline(0, color=INK, linewidth=0.9)
         for index, variant in enumerate(variants):
@@ -81,7 +82,7 @@ def _draw_bins(
             shift = (index - (len(variants) - 1) / 2) * min(0.12, 0.7 / len(variants))
             own = [row for row in shown if row["variant"] == variant]
             place = np.array([names.index(row["bin"]) for row in own]) + shift
-            deltas = [row[f"delta_{measure}"] for row in own]
+            deltas = [row["delta_auc"] for row in own]
             style = styles[variant]
             axes.plot(
                 place,
@@ -99,19 +100,21 @@ def _draw_bins(
         axes.set_xticks(range(len(names)), [plain(one) for one in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(visible=False, axis="x")
-        axes.set_ylabel(f"{_MEASURES[measure]} over baseline")
+        axes.set_ylabel("AUC over baseline")
         axes.set_title(title)
         figure.legend(loc="outside lower center", ncols=3)
         svg = to_svg(figure, name=name)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH)
-    facts = "; ".join(
-        f"{row['variant']} {plain(row['bin'])} {_cell(row, measure)}" for row in shown
-    )
+    facts = "; ".join(f"{row['variant']} {plain(row['bin'])} {_cell(row, 'auc')}" for row in shown)
     picture = Picture(
         name=name, section=pair, caption="", alt=f"{title}, over the baseline: {facts}.", svg=svg
     )
     return Drawn(picture=picture, png=png.getvalue())
+
+
+def _task_words(task: str) -> str:
+    return "both tasks" if task == _BOTH else plain(task)
 
 
 def _cell(row: Row, measure: str) -> str:
@@ -130,7 +133,7 @@ def study_table(report: Mapping[str, Any]) -> str:
         for (pair, task), rows in _blocks(report).items():
             bins = _bins_of(report, pair=pair)
             cells = {(row["variant"], row["bin"]): _cell(row, measure) for row in rows}
-            header = [f"{words} of {plain(task)}", *(plain(one["name"]) for one in bins)]
+            header = [f"{words} of {_task_words(task)}", *(plain(one["name"]) for one in bins)]
             body = [
                 [variant, *(cells[variant, one["name"]] for one in bins)]
                 for variant in dict.fromkeys(row["variant"] for row in rows)

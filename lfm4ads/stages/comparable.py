@@ -93,7 +93,14 @@ def run(config: Config, ranks: Ranks) -> None:
     """Write report, table, page and pictures; print the table."""
     if not ranks.is_first:
         return
-    alone = replace(ranks, world=1)
+    _check_output(config)
+    report = study_report(config, alone=replace(ranks, world=1))
+    prepare_output(config.output, overwrite=config.overwrite)
+    _write(config, report)
+
+
+def study_report(config: Config, *, alone: Ranks) -> Json:
+    """Return the content of ``report.json``; ``alone`` is a job of one rank."""
     needed = [name for name in (config.baseline, *config.baselines.values()) if name]
     folders = find_scored_runs(config.runs, needed=needed, variants=config.variants)
     scored = common_days(list(folders.values()))
@@ -101,7 +108,6 @@ def run(config: Config, ranks: Ranks) -> None:
     dataset = open_dataset(config.data, alone)
     train_days = _train_days(config, dataset, scored=scored, test_days=days)
     pairs = _pairs(config, dataset)
-    _check_output(config)
     positives = count_positives(dataset, days=train_days)
     _check_rates(positives, pairs=pairs)
     bins = {
@@ -110,7 +116,7 @@ def run(config: Config, ranks: Ranks) -> None:
     study = _score_runs(folders, days=days, bins=bins, alone=alone)
     seeds = list(dict.fromkeys(seed for _, seed in folders))
     against = Against(baseline=config.baseline, baselines=config.baselines)
-    report = {
+    return {
         "schema_version": 1,
         "stage": "comparable",
         "commit": git_commit(),
@@ -131,7 +137,6 @@ def run(config: Config, ranks: Ranks) -> None:
             for row in compare_cells(study.cells, name=name, bins=one, against=against, seeds=seeds)
         ],
     }
-    _write(config, report)
 
 
 def _test_days(config: Config, scored: list[int]) -> list[int]:
@@ -184,14 +189,15 @@ def _pairs(config: Config, dataset: Dataset) -> dict[str, tuple[str, str]]:
 
 
 def _check_output(config: Config) -> None:
-    """Refuse a folder that holds something else: overwriting empties the folder."""
+    """Refuse a folder that holds something else: overwriting empties it, once there is a study."""
     path = config.output / "report.json"
     stage = read_json(path).get("stage") if path.exists() else "comparable"
     if stage != "comparable":
         raise UserError(
             f"{config.output} holds a finished run of {stage}; choose another output for the study"
         )
-    prepare_output(config.output, overwrite=config.overwrite)
+    if not config.overwrite:
+        prepare_output(config.output, overwrite=False)
 
 
 def _check_rates(positives: Positives, *, pairs: dict[str, tuple[str, str]]) -> None:
