@@ -10,7 +10,9 @@ import torch
 from lfm4ads.core.config import load_config
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.log import MetricsLog
+from lfm4ads.model.config import LfmConfig, MultitaskConfig
 from lfm4ads.model.lfm import Lfm
+from lfm4ads.model.multitask import expand_multitask
 from lfm4ads.nn.tables import looked_up
 from lfm4ads.stages.pretrain import Config
 from lfm4ads.train.between import Between, BetweenConfig, TaskLosses, task_gram
@@ -224,10 +226,18 @@ def test_shares_of_conflicts_count_pairs():
     assert between.state()["conflicts_T"] == [1, 2, 1]
 
 
-@pytest.fixture
-def model(schema):
+NETWORKS = {
+    "shared_bottom": MODEL,
+    "stem": LfmConfig(multitask=MultitaskConfig(kind="stem", hidden=(16,))),
+    "esmm": LfmConfig(multitask=MultitaskConfig(kind="esmm", hidden=(16,))),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def model(schema, request):
     torch.manual_seed(1)
-    return unshard(Lfm(schema, MODEL), seed=3)
+    config = expand_multitask(NETWORKS[request.param], tasks=list(schema.tasks))
+    return unshard(Lfm(schema, config), seed=3)
 
 
 def objective_for(schema, kind="none", **options):
