@@ -34,6 +34,7 @@ DICTIONARY = (
     "click",
     "long_view",
     "conversion",
+    "like",
     "recent_categories.list.element",
     "tags.list.element",
 )
@@ -81,6 +82,8 @@ def day_table(day: Day, *, number: int, history: History, taste: Floats) -> pa.T
         "conversion": pa.array(feedback.second.astype(np.int8), mask=content),
         "conversion_delay_ms": pa.array(feedback.delay, mask=content | ~feedback.second),
     }
+    if feedback.like is not None:
+        columns["like"] = pa.array(feedback.like.astype(np.int8), mask=ads)
     return pa.table(columns)
 
 
@@ -88,14 +91,15 @@ def oracle_table(day: Day, *, number: int) -> pa.Table:
     """Return the true probability of every label, null where a row has no such label."""
     ads = day.shown.slots.is_ads
     second = day.feedback.second_probability
-    return pa.table(
-        {
-            "row_id": _row_ids(day, number=number),
-            "probability_click": day.feedback.click_probability,
-            "probability_long_view": pa.array(second, mask=ads),
-            "probability_conversion": pa.array(second, mask=~ads),
-        }
-    )
+    columns = {
+        "row_id": _row_ids(day, number=number),
+        "probability_click": day.feedback.click_probability,
+        "probability_long_view": pa.array(second, mask=ads),
+        "probability_conversion": pa.array(second, mask=~ads),
+    }
+    if day.feedback.like_probability is not None:
+        columns["probability_like"] = pa.array(day.feedback.like_probability, mask=ads)
+    return pa.table(columns)
 
 
 def _row_ids(day: Day, *, number: int) -> Ints:

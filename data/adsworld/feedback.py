@@ -4,7 +4,7 @@ Dimension key: N rows, D interest dimensions, S scenarios.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from data.adsworld.exposure import Shown, hour_effect
 from data.adsworld.hashing import Floats, Ints
 from data.adsworld.items import price_effect
+from data.adsworld.likes import LikeConfig, leans, like_causes
 from data.adsworld.scenarios import SCENARIOS, is_ads
 from data.adsworld.users import age_effect
 
@@ -36,6 +37,7 @@ class FeedbackConfig:
     appeal: float = 0.3
     tilt: float = 0.35
     """How far a scenario stretches single interests."""
+    likes: LikeConfig = field(default_factory=LikeConfig)
 
     def __post_init__(self) -> None:
         rates = {name: value for name, value in vars(self).items() if name.endswith("_rate")}
@@ -52,6 +54,8 @@ class Intercepts:
     """(S)."""
     second: Floats
     """Of the step after a click: long view or conversion (S)."""
+    like: Floats
+    """Zero in ads (S)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class Causes:
     scenario: Ints
     click: Floats
     second: Floats
+    like: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,9 @@ class Feedback:
     second: Flags
     delay: Ints
     """Milliseconds to the second step, at least 1, meaningful where it happened."""
+    like: Flags | None
+    """None in a world without likes; meaningful in content."""
+    like_probability: Floats | None
 
 
 def tell_causes(shown: Shown, *, config: FeedbackConfig, seed: int) -> Causes:
@@ -96,18 +104,21 @@ def tell_causes(shown: Shown, *, config: FeedbackConfig, seed: int) -> Causes:
     click += np.float32(config.appeal) * appeal[:, 0]
     click += np.float32(0.2) * hour_effect(slots.time) + np.float32(0.3) * fresh
     click += ads * (np.float32(0.35) * age - np.float32(0.8) * fatigue) - np.float32(0.25) * price
+    if config.likes.lean:
+        click += (1 - ads) * leans(config.likes, seed=seed, index=users.index)[user]
     second = (
         (1 - np.float32(0.5) * ads) * taste
         + np.float32(0.4) * appeal[:, 1]
         - np.float32(0.4) * price
     )
     second += np.float32(0.3) * ads_taste + ads * np.float32(0.3) * age
-    return Causes(scenario=slots.scenario, click=click, second=second)
+    like = like_causes(shown, config=config.likes, seed=seed)
+    return Causes(scenario=slots.scenario, click=click, second=second, like=like)
 
 
 def join_causes(parts: Sequence[Causes]) -> Causes:
     """Put the rows of several draws behind one another."""
-    names = ("scenario", "click", "second")
+    names = ("scenario", "click", "second", "like")
     return Causes(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )
@@ -115,7 +126,7 @@ def join_causes(parts: Sequence[Causes]) -> Causes:
 
 def solve_intercepts(causes: Causes, *, config: FeedbackConfig) -> Intercepts:
     """Find the intercepts that give a pilot day's rows the configured rates."""
-    click, second = (np.zeros(len(SCENARIOS), dtype=np.float32) for _ in range(2))
+    click, second, like = (np.zeros(len(SCENARIOS), dtype=np.float32) for _ in range(3))
     for place, scenario in enumerate(SCENARIOS):
         rows = causes.scenario == place
         rate, after = (
@@ -127,15 +138,23 @@ def solve_intercepts(causes: Causes, *, config: FeedbackConfig) -> Intercepts:
         click[place] = _solve(causes.click[rows], rate=rate * scenario.lift, weight=even)
         clicks = _sigmoid(causes.click[rows] + click[place])
         second[place] = _solve(causes.second[rows], rate=after, weight=clicks)
-    return Intercepts(click=click, second=second)
+        if config.likes.rate and not is_ads(scenario):
+            like[place] = _solve(causes.like[rows], rate=config.likes.rate, weight=even)
+    return Intercepts(click=click, second=second, like=like)
 
 
 def draw_feedback(
-    causes: Causes, *, intercepts: Intercepts, rng: np.random.Generator, delay_hours: Floats
+    causes: Causes,
+    *,
+    intercepts: Intercepts,
+    rng: np.random.Generator,
+    delay_hours: Floats,
+    like_rng: np.random.Generator | None = None,
 ) -> Feedback:
     """Draw labels from their probabilities, and the delay from a mix of hours and days.
 
-    ``delay_hours`` (N) is the mean delay; one in eight takes fifteen times as long.
+    ``delay_hours`` (N) is the mean delay; one in eight takes fifteen times as long. Likes, where
+    the world has them, have a stream of their own: the other labels are the same without them.
     """
     rows = len(causes.click)
     click_probability = _sigmoid(causes.click + intercepts.click[causes.scenario])
@@ -144,12 +163,18 @@ def draw_feedback(
     second = click & (rng.random(rows, dtype=np.float32) < after_click)
     hours = rng.standard_exponential(rows, dtype=np.float32) * delay_hours
     hours *= np.where(rng.random(rows, dtype=np.float32) < 0.125, np.float32(15), np.float32(1))
+    like_probability = like = None
+    if like_rng is not None:
+        like_probability = _sigmoid(causes.like + intercepts.like[causes.scenario])
+        like = like_rng.random(rows, dtype=np.float32) < like_probability
     return Feedback(
         click_probability=click_probability,
         second_probability=click_probability * after_click,
         click=click,
         second=second,
         delay=1 + (hours * np.float32(3_600_000)).astype(np.int64),
+        like=like,
+        like_probability=like_probability,
     )
 
 

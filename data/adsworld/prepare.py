@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data.adsworld.columns import DICTIONARY, day_table, oracle_table
 from data.adsworld.history import empty_history
-from data.adsworld.schema import MomentSums, build_schema
+from data.adsworld.schema import MomentSums, build_schema, task_names
 from data.adsworld.world import (
     WorldConfig,
     build_world,
@@ -39,6 +39,8 @@ class Config:
     days: int = 8
     fit_days: int = 3
     """The schema's means and deviations of numbers come from so many first days."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that the schema names; empty: all. The label columns are there in any case."""
     world: WorldConfig = field(default_factory=WorldConfig)
     files: FileConfig = field(default_factory=FileConfig)
 
@@ -49,6 +51,10 @@ class Config:
             )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        known = task_names(self.world)
+        for task in self.tasks:
+            if task not in known:
+                raise ValueError(f"tasks names {task}; this world has {', '.join(known)}")
         check_keys(self.world, days=self.days)
         calendar_days(self.first_day, days=self.days)
 
@@ -62,7 +68,9 @@ def run(config: Config) -> Path:
     with writer:
         sums = MomentSums()
         _write_days(config, writer=writer, sums=sums)
-        schema = build_schema(config.world, days=config.days, moments=sums.moments())
+        schema = build_schema(
+            config.world, days=config.days, moments=sums.moments(), tasks=config.tasks
+        )
         output = writer.finish(schema, config=config)
     rows = sum(writer.rows_per_day.values())
     rate = rows / (time.perf_counter() - began)

@@ -1,5 +1,7 @@
 """The schema of an ads world: its features, tables and tasks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -41,8 +43,10 @@ class MomentSums:
         return result
 
 
-def build_schema(config: WorldConfig, *, days: int, moments: Moments) -> Schema:
-    """Return the schema of ``days`` days of this world."""
+def build_schema(
+    config: WorldConfig, *, days: int, moments: Moments, tasks: Sequence[str] = ()
+) -> Schema:
+    """Return the schema of ``days`` days of this world, with some tasks or all of them."""
     users, items = num_keys(config, days=days)
     categories = config.content.categories + config.ads.categories
     authors = config.content.authors + config.ads.authors
@@ -70,17 +74,29 @@ def build_schema(config: WorldConfig, *, days: int, moments: Moments) -> Schema:
         scenarios=tuple(scenario.name for scenario in SCENARIOS),
         tables={name: TableSpec(rows=_rows(count), dim=_DIM) for name, count in counts.items()},
         features=_features(config.history, moments=moments),
-        tasks={
-            "click": Task(label="click", domains=DOMAINS),
-            "long_view": Task(label="long_view", domains=("content",)),
-            "conversion": Task(
-                label="conversion",
-                kind="time_to_event",
-                duration="conversion_delay_ms",
-                domains=("ads",),
-            ),
-        },
+        tasks={name: task for name, task in _tasks(config).items() if not tasks or name in tasks},
     )
+
+
+def task_names(config: WorldConfig) -> tuple[str, ...]:
+    """Return the tasks of this world."""
+    return tuple(_tasks(config))
+
+
+def _tasks(config: WorldConfig) -> dict[str, Task]:
+    tasks = {
+        "click": Task(label="click", domains=DOMAINS),
+        "long_view": Task(label="long_view", domains=("content",)),
+        "conversion": Task(
+            label="conversion",
+            kind="time_to_event",
+            duration="conversion_delay_ms",
+            domains=("ads",),
+        ),
+    }
+    if config.feedback.likes.rate:
+        tasks["like"] = Task(label="like", domains=("content",))
+    return tasks
 
 
 def _features(history: HistoryConfig, *, moments: Moments) -> dict[str, Feature]:

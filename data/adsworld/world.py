@@ -68,6 +68,11 @@ class WorldConfig:
             raise ValueError(f"key_bits must be in 8..62, got {self.key_bits}")
         if not 1 <= self.shared_dim <= self.users.interest_dim:
             raise ValueError(f"shared_dim must be in 1..interest_dim, got {self.shared_dim}")
+        if self.feedback.likes.rate and self.users.interest_dim % 2:
+            raise ValueError(
+                "feedback.likes turns pairs of interests; make users.interest_dim even, got"
+                f" {self.users.interest_dim}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ def build_world(config: WorldConfig, *, seed: int) -> World:
     world = World(
         config=replace(config, exposure=size),
         seed=seed,
-        intercepts=Intercepts(click=blank, second=blank),
+        intercepts=Intercepts(click=blank, second=blank, like=blank),
     )
     pilots = min(-(-_PILOT_ROWS // min(content_rows, ads_rows)), 16)
     causes = [_pilot_causes(world, number=number) for number in range(pilots)]
@@ -115,11 +120,13 @@ def make_day(world: World, *, day: int, start: int) -> Day:
     shares = np.array([scenario.share for scenario in SCENARIOS], dtype=np.float32)
     shown = _show(world, rng=rng, day=day, shares=shares)
     causes = tell_causes(shown, config=world.config.feedback, seed=world.seed)
+    likes = world.config.feedback.likes.rate > 0
     feedback = draw_feedback(
         causes,
         intercepts=world.intercepts,
         rng=rng,
         delay_hours=shown.items.delay_hours[shown.item],
+        like_rng=np.random.default_rng([world.seed, 3, day]) if likes else None,
     )
     return Day(start=start, shown=shown, feedback=feedback)
 
