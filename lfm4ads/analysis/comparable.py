@@ -21,8 +21,6 @@ from lfm4ads.analysis.tables import text_table
 from lfm4ads.analysis.words import Row, interval, number, plain, signed
 
 PNG_DOTS_PER_INCH = 160
-_DASHES = ("-", "--", "-.", ":")
-"""Lines differ by more than their colour."""
 _MEASURES = {"auc": "AUC", "gauc": "GAUC"}
 _BOTH = "mean"
 """Task of rows that average the two of a pair."""
@@ -89,17 +87,19 @@ def _draw_bins(rows: Sequence[Row], *, bins: Sequence[Row], styles: Mapping[str,
                 [delta["mean"] for delta in deltas],
                 color=style.colour,
                 marker=style.marker,
-                linestyle=_DASHES[index % len(_DASHES)],
+                linestyle="",
                 markersize=5,
-                linewidth=0.7,
                 label=variant,
             )
             for x, delta in zip(place, deltas, strict=True):
                 if delta["low"] is not None:
                     axes.plot([x, x], [delta["low"], delta["high"]], color=style.colour)
-        axes.set_xticks(range(len(names)), [plain(one) for one in names])
+        axes.set_xticks(range(len(names)), [plain(one).replace(" ", "\n") for one in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
+        axes.tick_params(axis="x", which="both", length=0)
         axes.grid(visible=False, axis="x")
+        axes.grid(visible=True, axis="x", which="minor")
         axes.set_ylabel("AUC over baseline")
         axes.set_title(title)
         figure.legend(loc="outside lower center", ncols=3)
