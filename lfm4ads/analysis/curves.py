@@ -5,9 +5,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,9 +32,15 @@ class Curve:
     unit: str
     days: tuple[str, ...]
     """YYYYMMDD of each point; empty when the figure is over steps."""
+    over: Literal["step", "epoch"]
+    """What ``x`` counts; the days of an epoch are spread evenly over it."""
     x: tuple[float, ...]
-    """Step of each point."""
+    """Step or epoch of each point."""
     y: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a row of ``training`` in ``report.json``."""
+        return asdict(self)
 
     @property
     def title(self) -> str:
@@ -72,7 +78,9 @@ def load_curves(path: Path, *, run: str, arm: str) -> list[Curve]:
         if len(kept) > 1:
             days, x, y, units = zip(*kept, strict=True)
             place = {"run": run, "arm": arm, "name": name, "split": split, "unit": units[0]}
-            curves.append(Curve(**place, days=days if by_day else (), x=x, y=y))
+            over = "epoch" if num_steps < len(points) and num_days > 1 else "step"
+            shown = {"days": days if by_day else (), "over": over, "x": x, "y": y}
+            curves.append(Curve(**place, **shown))
     return sorted(curves, key=lambda curve: curve.rank)
 
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from lfm4ads.analysis.curves import Curve
-from lfm4ads.analysis.figures import draw_auc, draw_curves, draw_lifts, draw_reliability
+from lfm4ads.analysis.figures import (
+    draw_auc,
+    draw_curves,
+    draw_lifts,
+    draw_reliability,
+    draw_speed,
+)
 from lfm4ads.analysis.lift_curves import draw_lift_curves
-from lfm4ads.analysis.reliability import Reliability, reliability
 from lfm4ads.analysis.svg import Picture, Style, arm_styles
 from lfm4ads.analysis.words import count
-from lfm4ads.data.scored import Scored
 
 MAX_CURVE_PICTURES = 8
 """Of one section; more would hide the ones that matter."""
@@ -25,29 +27,37 @@ class Training:
     """Pictures of one section of curves."""
 
     pictures: list[Picture]
+    curves: list[Curve]
+    """What they show, in their order."""
     note: str
     """A sentence about figures that were left out, or empty."""
 
 
-def draw_results(report: Mapping[str, Any], *, rows: Scored) -> list[Picture]:
-    """Draw lifts and AUC of each task and reliability of each arm.
+def draw_results(report: Mapping[str, Any]) -> list[Picture]:
+    """Draw lifts and AUC of each task, reliability of each arm, and throughput.
 
     Args:
         report: the content of ``report.json``.
-        rows: the test rows.
     """
     styles = report_styles(report)
+    tasks = list(dict.fromkeys(row["task"] for row in report["arms"]))
     lifts = [
         draw_lifts(report["lifts"], task=task, styles=styles)
-        for task in rows.tasks
+        for task in tasks
         if any(lift["task"] == task for lift in report["lifts"])
     ]
-    curves = _lift_curves(report)
-    aucs = [draw_auc(report["arms"], task=task, styles=styles) for task in rows.tasks]
-    bins = [
-        (arm, _reliability(rows, arm=arm)) for arm in dict.fromkeys(arm for arm, _ in rows.logit_N)
+    aucs = [draw_auc(report["arms"], task=task, styles=styles) for task in tasks]
+    bins: dict[str, list[Mapping[str, Any]]] = {}
+    for row in report["reliability"]:
+        bins.setdefault(row["arm"], []).append(row)
+    known = any(row["rows_per_second"] is not None for row in report["runs"])
+    return [
+        *lifts,
+        *_lift_curves(report),
+        *aucs,
+        *(draw_reliability(rows, arm=arm) for arm, rows in bins.items()),
+        *([draw_speed(report["runs"], styles=styles)] if known else []),
     ]
-    return [*lifts, *curves, *aucs, *(draw_reliability(one, arm=arm) for arm, one in bins if one)]
 
 
 def _lift_curves(report: Mapping[str, Any]) -> list[Picture]:
@@ -75,22 +85,6 @@ def report_styles(report: Mapping[str, Any]) -> dict[str, Style]:
     )
 
 
-def _reliability(rows: Scored, *, arm: str) -> list[Reliability]:
-    found = []
-    for task in rows.tasks:
-        seeds = [
-            rows.logit_N[arm, seed][task]
-            for seed in rows.seeds(arm)
-            if task in rows.logit_N[arm, seed]
-        ]
-        labelled = rows.cells(task)["all"]
-        if seeds and labelled.size:
-            logit_M = np.concatenate([logit_N[labelled] for logit_N in seeds])
-            label_M = np.tile(rows.label_N[task][labelled], len(seeds))
-            found.append(reliability(label_M, logit_N=logit_M, task=task))
-    return found
-
-
 def draw_training(
     curves: Sequence[Curve],
     *,
@@ -98,20 +92,22 @@ def draw_training(
     styles: Mapping[str, Style],
 ) -> Training:
     """Draw logged figures, all runs together; those of one scenario are left out."""
-    runs = {curve.run for curve in curves}
+    runs = {curve.run: curve.arm for curve in curves}
+    notes: list[str] = []
     if len(runs) > MAX_LINES:
-        words = (
-            f"{len(runs)} runs logged figures, too many for one picture: see their metrics.jsonl."
-        )
-        return Training(pictures=[], note=words)
+        firsts = {arm: run for run, arm in reversed(runs.items())}
+        curves = [curve for curve in curves if firsts[curve.arm] == curve.run]
+        notes.append(f"Of {len(runs)} runs the first of each arm is drawn.")
     groups: dict[tuple[str, str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.name, curve.split, bool(curve.days)), []).append(curve)
     ranked = sorted(groups.values(), key=lambda group: group[0].rank)
     shown = [group for group in ranked if not group[0].is_detail][:MAX_CURVE_PICTURES]
     left = len(ranked) - len(shown)
-    note = f"metrics.jsonl holds {count(left, noun='more figure')}, not drawn here."
+    if left:
+        notes.append(f"metrics.jsonl holds {count(left, noun='more figure')}, not drawn here.")
     return Training(
         pictures=[draw_curves(group, section=section, styles=styles) for group in shown],
-        note=note if left else "",
+        curves=[curve for group in shown for curve in group],
+        note=" ".join(notes),
     )

@@ -5,19 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lfm4ads.analysis.page import page_environment
+from lfm4ads.analysis.sources import Source
 from lfm4ads.analysis.svg import Picture
 from lfm4ads.analysis.words import POOLED_WARNING, count, headline, plain
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where some figures came from: a run's config and the command that makes it again."""
-
-    title: str
-    command: str
-    config: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +36,7 @@ def render(report: Mapping[str, Any], *, extras: Extras) -> str:
         notes=extras.notes,
         pretrain=extras.has_pretrain,
         headlines=_headlines(report),
+        strongest=_strongest(report),
         lift_rows=_lift_rows(report),
         scenario_rows=_scenario_rows(report),
         mean_notes=_mean_notes(report["lifts"]),
@@ -78,12 +71,24 @@ def _headlines(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return groups
 
 
+def _strongest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the few arms that are surely above the baseline in every task, the largest first."""
+    lifts = [row for row in headline_lifts(report["lifts"]) if row["arm"] != "oracle"]
+    largest = sorted(lifts, key=lambda row: -(row["delta_auc"] or 0))
+    groups = _headlines({"lifts": largest})
+    return [group for group in groups if group["direction"] == "up"][:3]
+
+
 def _lift_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     means = {_key(row): row for row in report["means"] if row["split"] == "test"}
     gaps = {_key(row): row for row in report["gap_closed"]}
-    no_gap = "this arm ends the gap" if gaps else "no oracle was given, so the gap is not known"
     return [
-        {**lift, "auc": means[_key(lift)]["auc"], "gap": gaps.get(_key(lift)), "no_gap": no_gap}
+        {
+            **lift,
+            "auc": means[_key(lift)]["auc"],
+            "gap": gaps.get(_key(lift)),
+            "no_gap": "this arm ends the gap",
+        }
         for lift in report["lifts"]
         if lift["scenario"] in ("all", "mean")
     ]

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from lfm4ads.analysis.svg import INK, MARKERS, PALETTE, Picture, canvas, file_stem, to_svg
+from lfm4ads.analysis.svg import (
+    INK,
+    MARKERS,
+    PALETTE,
+    Picture,
+    canvas,
+    file_stem,
+    finish,
+    legend_below,
+)
 from lfm4ads.analysis.words import interval, plain, signed
 
 Row = Mapping[str, Any]
@@ -22,6 +31,13 @@ def draw_lift_curves(rows: Sequence[Row], *, baseline: str) -> Picture:
     where = "mean over scenarios" if scenario == "mean" else f"scenario {scenario}"
     labels = merge_labels([[point["label"] for point in row["points"]] for row in rows])
     name = file_stem("curves", task, scenario)
+    facts = "; ".join(
+        f"{row['curve']} {point['label']} {signed(point['delta_auc'])}"
+        f" {interval(point['low'], point['high'], sign=True)}"
+        for row in rows
+        for point in row["points"]
+    )
+    alt = f"{plain(task)}, {where}, lifts over {baseline}: {facts}."
     with canvas(height=3.2) as (figure, axes):
         axes.axhline(0, color=INK, linewidth=0.9)
         for index, row in enumerate(rows):
@@ -49,17 +65,11 @@ def draw_lift_curves(rows: Sequence[Row], *, baseline: str) -> Picture:
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(f"AUC lift over {baseline}")
-        axes.set_title(f"{plain(task)}: {where}")
-        figure.legend(loc="outside lower center", ncols=4)
-        svg = to_svg(figure, name=name)
-    facts = "; ".join(
-        f"{row['curve']} {point['label']} {signed(point['delta_auc'])}"
-        f" {interval(point['low'], point['high'], sign=True)}"
-        for row in rows
-        for point in row["points"]
-    )
-    alt = f"{plain(task)}, {where}, lifts over {baseline}: {facts}."
-    return Picture(name=name, section="curves", caption="", alt=alt, svg=svg)
+        alone = f", {rows[0]['curve']}" if len(rows) == 1 else ""
+        axes.set_title(f"{plain(task)}: {where}{alone}")
+        if len(rows) > 1:
+            legend_below(figure)
+        return finish(figure, name=name, section="curves", alt=alt)
 
 
 def merge_labels(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -13,6 +13,7 @@ def page_environment() -> Environment:
     )
     environment.globals |= {"light": LIGHT, "dark": DARK}
     environment.filters |= {
+        "day": lambda day: f"{str(day)[:4]}-{str(day)[4:6]}-{str(day)[6:]}",
         "inline": inline,
         "interval": lambda low, high, sign=False: interval(low, high, sign=sign),
         "number": lambda value, digits=4: number(value, digits=digits),

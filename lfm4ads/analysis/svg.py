@@ -17,8 +17,6 @@ PALETTE = ("#005a94", "#b03a00", "#008f68", "#c778a6", "#c98500", "#3f9bd1")
 """Okabe and Ito's colours, told apart by the colour-blind, darkened until each is 3:1 on paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """Shape repeats what colour says, for print in grey."""
-DASHES = ("-", "--", "-.", ":")
-"""So do the dashes of lines."""
 LIGHT = {"--ink": INK, "--muted": MUTED, "--grid": GRID, "--paper": PAPER, "--ground": "#f3f4f6"}
 LIGHT |= {"--accent": "#0067a8"} | {f"--series-{at}": colour for at, colour in enumerate(PALETTE)}
 """CSS variables of the pages."""
@@ -30,16 +28,18 @@ DARK |= {
 }
 """The same on a dark screen."""
 
+PNG_DOTS_PER_INCH = 160
+
 _VARIABLES = {
     colour: name for name, colour in LIGHT.items() if name not in ("--ground", "--accent")
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 10,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 11,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -56,7 +56,7 @@ _SETTINGS: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "figure.facecolor": PAPER,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9.5,
 }
 
 
@@ -87,13 +87,15 @@ class Picture:
     """File stem under ``figures/``."""
     section: str
     """Part of the page: ``lifts``, ``curves``, ``auc``, ``reliability``, ``training``,
-    ``pretrain``."""
+    ``pretrain``, ``speed``."""
     caption: str
     """What its title does not say; may be empty."""
     alt: str
     """What a reader who cannot see it needs to know."""
     svg: str
     """A whole SVG document on paper-coloured ground."""
+    png: bytes = b""
+    """The same as a PNG; empty where whoever draws it keeps that beside it."""
 
 
 def file_stem(*parts: str) -> str:
@@ -105,7 +107,7 @@ def file_stem(*parts: str) -> str:
 def canvas(*, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure narrow enough to be read on a phone without zooming; ``height`` in inches."""
     with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(4.6, height), layout="constrained")
+        figure = Figure(figsize=(4.4, height), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -120,6 +122,23 @@ def to_svg(figure: Figure, *, name: str) -> str:
     svg = text.getvalue()
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     return re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
+
+
+def legend_below(figure: Figure) -> None:
+    """Name the lines below the axes, in as many columns as their names leave room for."""
+    named = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
+    points = 30 + 5.4 * max(map(len, named))
+    figure.legend(loc="outside lower center", ncols=int(min(4, max(1, 310 // points))))
+
+
+def finish(figure: Figure, *, name: str, section: str, alt: str, caption: str = "") -> Picture:
+    """Return the figure as a picture: an SVG and a PNG, the same bytes on every run."""
+    svg, png = to_svg(figure, name=name), io.BytesIO()
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+    return Picture(
+        name=name, section=section, caption=caption, alt=alt, svg=svg, png=png.getvalue()
+    )
 
 
 def inline(picture: Picture) -> str:

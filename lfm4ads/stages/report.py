@@ -1,7 +1,6 @@
 """Gathers finished runs of ``transfer`` and ``retrieve`` into figures, pictures and one page."""
 
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +12,17 @@ import numpy as np
 
 import lfm4ads
 from lfm4ads.analysis.curves import Curve, load_curves
-from lfm4ads.analysis.gallery import draw_results, draw_training, report_styles
-from lfm4ads.analysis.html import Extras, Source, render
+from lfm4ads.analysis.gallery import Training, draw_results, draw_training, report_styles
+from lfm4ads.analysis.html import Extras, render
+from lfm4ads.analysis.reliability import reliability_rows
+from lfm4ads.analysis.sources import input_sources, quoted, run_command, run_sources
 from lfm4ads.analysis.tables import arms_table
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
-from lfm4ads.core.files import prepare_output, read_json, write_json, write_text
+from lfm4ads.core.files import prepare_output, read_json, whole_file, write_json, write_text
 from lfm4ads.core.ranks import Ranks
 from lfm4ads.core.version import git_commit
+from lfm4ads.data.lineage import config_digest, lineage
 from lfm4ads.data.runs import ORACLE, Part, Run, all_parts, check_comparable, find_runs
 from lfm4ads.data.scored import Scored, Split, load_rows, oracle_logits
 from lfm4ads.metrics.comparison import (
@@ -33,8 +35,6 @@ from lfm4ads.metrics.comparison import (
 from lfm4ads.metrics.lift_curves import best_points, lift_curves
 
 Json = dict[str, Any]
-MAX_SOURCES = 60
-"""Configs on the page; of more runs, one of each arm is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,11 @@ def run(config: Config, ranks: Ranks) -> None:
     runs.sort(key=lambda run: run.arm != config.baseline)
     valid, test = (_load(config, runs=runs, split=split) for split in ("valid", "test"))
     report = _report(config, runs=runs, splits=(valid, test), alone=replace(ranks, world=1))
-    extras = _extras(config, runs=runs, report=report, rows=test)
+    styles = report_styles(report)
+    training = draw_training(_curves(runs), section="training", styles=styles)
+    pretrain = draw_training(_pretrain_curves(config), section="pretrain", styles={})
+    report["training"] = [curve.as_json() for curve in (*training.curves, *pretrain.curves)]
+    extras = _extras(config, runs=runs, report=report, training=(training, pretrain))
     _write(config, report=report, extras=extras)
     best = [f"{row['curve']} at {row['label']} ({row['task']})" for row in report["best_points"]]
     chosen = f"the validation days choose {', '.join(best)}\n\n" if best else ""
@@ -131,7 +135,9 @@ def _report(
         "gap_closed": gaps_closed(
             splits[1], baseline=config.baseline, min_positives=config.min_positives
         ),
+        "reliability": reliability_rows(splits[1]),
         "runs": [_run_row(run, part) for run in runs for part in run.parts],
+        "lineage": lineage(runs, pretrain=config.pretrain),
         "versions": _versions(runs),
     }
 
@@ -143,7 +149,8 @@ def _run_row(run: Run, part: Part) -> Json:
     if isinstance(cost["num_parameters"], dict):  # by kind: tables, dense
         cost["num_parameters"] = sum(report["num_parameters"].values())
     place = {"arm": run.arm, "seed": run.seed, "scenarios": list(part.scenarios)}
-    return {**place, "folder": str(part.folder), **cost}
+    made = {"commit": report.get("commit"), "config_digest": config_digest(part.folder)}
+    return {**place, "folder": str(part.folder), **cost, **made, "command": run_command(part)}
 
 
 def _versions(runs: Sequence[Run]) -> dict[str, str]:
@@ -162,22 +169,15 @@ def _versions(runs: Sequence[Run]) -> dict[str, str]:
     return ours | {name: ", ".join(sorted(versions)) for name, versions in theirs.items()}
 
 
-def _extras(config: Config, *, runs: Sequence[Run], report: Json, rows: Scored) -> Extras:
-    styles = report_styles(report)
-    training = draw_training(_curves(runs), section="training", styles=styles)
-    pretrain = draw_training(_pretrain_curves(config), section="pretrain", styles={})
-    sources = _sources(runs)
-    left = sum(len(run.parts) for run in runs) - len(sources)
-    more = "Configs are those of one run an arm; the others differ in seed and scenario alone."
+def _extras(
+    config: Config, *, runs: Sequence[Run], report: Json, training: tuple[Training, Training]
+) -> Extras:
+    logged, pretrain = training
     return Extras(
-        pictures=[*draw_results(report, rows=rows), *training.pictures, *pretrain.pictures],
-        sources=sources,
-        command=f"python -m launch.report {_quoted(config.output / 'config.yaml')} overwrite=true",
-        notes={
-            "training": training.note,
-            "pretrain": pretrain.note,
-            "sources": more if left else "",
-        },
+        pictures=[*draw_results(report), *logged.pictures, *pretrain.pictures],
+        sources=[*input_sources(report["lineage"]), *run_sources(runs)],
+        command=f"python -m launch.report {quoted(config.output / 'config.yaml')} overwrite=true",
+        notes={"training": logged.note, "pretrain": pretrain.note},
         has_pretrain=config.pretrain is not None,
     )
 
@@ -204,40 +204,16 @@ def _pretrain_curves(config: Config) -> list[Curve]:
     return load_curves(path, run="pretrain", arm="pretrain")
 
 
-def _sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the source of every run folder, or of many the first of each arm."""
-    parts = list(all_parts(runs))
-    if len(parts) > MAX_SOURCES:
-        firsts = {run.arm: run.parts[0] for run in reversed(runs)}
-        parts = [firsts[arm] for arm in dict.fromkeys(run.arm for run in runs)]
-    return [_source(part) for part in parts]
-
-
-def _source(part: Part) -> Source:
-    stage = part.report.get("stage", "transfer")
-    path = part.folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist, so {part.name} cannot be made again; rerun {stage} for it"
-        )
-    command = f"python -m launch.{stage} {_quoted(path)} output=out/again"
-    if "command" in part.report:
-        command += f"\n# it was run as: {part.report['command']}"
-    return Source(title=part.name, command=command, config=path.read_text(encoding="utf-8"))
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
-
-
 def _write(config: Config, *, report: Json, extras: Extras) -> None:
     """Write the files; ``report.json`` goes first and comes last: it says the report is whole."""
     (config.output / "report.json").unlink(missing_ok=True)
     figures = config.output / "figures"
-    for stale in figures.glob("*.svg"):
+    for stale in (*figures.glob("*.svg"), *figures.glob("*.png")):
         stale.unlink()
     for picture in extras.pictures:
         write_text(figures / f"{picture.name}.svg", picture.svg)
+        with whole_file(figures / f"{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.png)
     write_text(config.output / "config.yaml", config_yaml(config))
     write_text(config.output / "report.html", render(report, extras=extras))
     write_json(config.output / "report.json", report)

@@ -62,6 +62,7 @@ def test_days_of_an_epoch_are_spread_over_it(tmp_path):
     assert curve.y == (1.0, 2.0, 0.9, 1.9)
     (one_epoch,) = curves_of(tmp_path, lines[:2])
     assert (one_epoch.days, one_epoch.x) == ((), (0.0, 0.5))
+    assert curve.over == one_epoch.over == "epoch"
 
 
 def test_a_day_field_is_the_axis_and_a_repeated_day_is_not(tmp_path):
@@ -70,7 +71,7 @@ def test_a_day_field_is_the_axis_and_a_repeated_day_is_not(tmp_path):
     )
     assert curve.days == ("20250101", "20250102")
     (curve,) = curves_of(tmp_path, [line("auc", 0.5, step=step, day=20250101) for step in (1, 2)])
-    assert (curve.days, curve.x) == ((), (1.0, 2.0))
+    assert (curve.days, curve.x, curve.over) == ((), (1.0, 2.0), "step")
 
 
 def test_loss_and_auc_come_first_and_scenarios_are_details(tmp_path):

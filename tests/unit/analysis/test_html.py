@@ -1,6 +1,7 @@
 import pytest
 
-from lfm4ads.analysis.html import Extras, Source, headline_lifts, render
+from lfm4ads.analysis.html import Extras, headline_lifts, render
+from lfm4ads.analysis.sources import Source
 
 FIGURES = ("auc_low", "auc_high", "gauc", "log_loss", "normalized_entropy", "calibration")
 
@@ -24,6 +25,7 @@ def figure(arm, scenario, split="test"):
 @pytest.fixture
 def report():
     run = {"arm": "vanilla", "seed": 0, "folder": "f", "seconds": None, "scenarios": []}
+    run |= {"commit": None, "config_digest": None, "command": "python <again>"}
     cells = [(arm, scenario) for arm in ("vanilla", "<sum>") for scenario in ("mean", "all", "0")]
     return {
         "title": "A & B <script>",
@@ -36,6 +38,10 @@ def report():
         "lifts": [lift("<sum>", scenario, 0.1) for scenario in ("mean", "all", "0")],
         "gap_closed": [],
         "curves": [],
+        "reliability": [],
+        "training": [],
+        "best_points": [],
+        "lineage": {"datasets": [], "upstreams": [], "representations": [], "arms": []},
         "runs": [run | {"rows_per_second": 1.0, "num_parameters": 10}],
         "versions": {"Python": "3"},
     }
@@ -50,12 +56,12 @@ def test_names_and_configs_are_escaped(report):
     html = page(report, notes={"training": "<i>"})
     assert "<title>A &amp; B &lt;script&gt;</title>" in html
     assert "&lt;sum&gt; lifts click AUC by +0.1000" in html
-    assert all(raw not in html for raw in ("<sum>", "a: <b>", "python <x>", "<i>"))
+    assert all(raw not in html for raw in ("<sum>", "a: <b>", "python <x>", "<again>", "<i>"))
 
 
 def test_missing_parts_say_so(report):
     html = page(report, has_pretrain=True)
-    assert "no oracle was given, so the gap is not known" in html
+    assert "gap closed" not in html  # as no truth was given
     assert "The pretraining run logged no curve." in html
     assert 'title="the run did not record it">\N{EN DASH}' in html
     assert "Upstream pretraining" not in page(report)

@@ -236,21 +236,40 @@ def test_pictures_are_files_too(output, html):
     names = {path.stem for path in (output / "figures").glob("*.svg")}
     assert {"lifts-click", "auc-conversion", "reliability-oracle", "training-loss-train"} <= names
     assert {"pretrain-loss-train", "pretrain-auc-click-by-day"} <= names
+    assert {path.stem for path in (output / "figures").glob("*.png")} == names
     assert html.count("<svg ") == len(names) == html.count('role="img" aria-label="')
     assert "20260101" not in html
 
 
-def without_commit(text):
-    return re.sub(r"commit [0-9a-f]{7,}(-dirty)?", "commit", text)
+def files(output):
+    """The commit may change while tests run in a checkout that is worked on."""
+    paths = [output / "report.json", output / "report.html", *(output / "figures").iterdir()]
+    commit = rb"(commit|runs\": \")[ \"]*[0-9a-f]{7,}(-dirty)?"
+    return {path: re.sub(commit, b"commit", path.read_bytes()) for path in paths}
 
 
 def test_config_in_the_output_makes_the_same_bytes(output):
-    """The commit may change while tests run in a checkout that is worked on."""
-    paths = [output / "report.json", output / "report.html", *(output / "figures").glob("*.svg")]
-    before = {path: without_commit(path.read_text()) for path in paths}
+    before = files(output)
     run(load_config(Config, [str(output / "config.yaml"), "overwrite=true"]), ALONE)
-    assert {path: without_commit(path.read_text()) for path in paths} == before
-    assert {*paths[2:]} == {*(output / "figures").iterdir()}
+    assert files(output) == before
+
+
+def test_every_drawn_number_is_in_the_report(planted, report):
+    """What pictures alone would show: bins of reliability and training curves."""
+    (bins,) = [
+        row["bins"]
+        for row in report["reliability"]
+        if (row["arm"], row["task"]) == ("adapter", "click")
+    ]
+    tables = [planted.tables["adapter", seed, "test"] for seed in (0, 1, 2)]
+    labels = np.concatenate([labelled(one, task="click", scenario="all")[0] for one in tables])
+    assert sum(one["rows"] for one in bins) == len(labels)
+    clicks = sum(one["rows"] * one["observed"] for one in bins)
+    assert clicks == pytest.approx(labels.sum())
+    curve = pick(report["training"], run="adapter/seed-1", name="loss")
+    assert curve["x"] == list(range(0, 200, 10))
+    assert curve["y"] == pytest.approx([0.7 - 0.001 * step for step in curve["x"]])
+    assert pick(report["training"], run="pretrain", name="auc/click")["y"] == [0.61, 0.62, 0.63]
 
 
 def test_one_arm_alone_still_reports(tmp_path, capsys):
