@@ -36,10 +36,10 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("between")
     write_tiny(folder / "data", days=2, rows=640, row_group_rows=128)
     with pytest.raises(AssertionError, match="died or hung"):
-        run_ranks(do_until_saved, 2, pretrain(folder, "killed"), "train", seconds=SECONDS)
+        run_ranks(do_until_saved, 1, pretrain(folder, "killed"), "train", seconds=SECONDS)
     assert not (folder / "killed" / "report.json").exists()
     pcgrad = pretrain(folder, "pcgrad", days__max_epochs=1, loss__between={"kind": "pcgrad"})
-    run_jobs(2, pretrain(folder, "killed"), pretrain(folder, "calm"), pcgrad)
+    run_jobs(1, pretrain(folder, "killed"), pretrain(folder, "calm"), pcgrad)
     return folder
 
 
