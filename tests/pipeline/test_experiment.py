@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -15,6 +18,7 @@ from lfm4ads.stages.experiment import Config, StudyConfig, run
 from tests.pipeline.jobs import ROOT, SECONDS
 from tests.pipeline.read import predictions
 
+SCORES = "write_scores=true"
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
 
@@ -51,6 +55,32 @@ def test_runs_are_those_of_the_stage_and_are_not_repeated(config, monkeypatch, c
     after = json.loads((config.output / "report.json").read_text())
     assert after["figures"] == before["figures"]
     assert capsys.readouterr().out.count("plain") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_an_experiment_may_end_with_the_comparable_study(config, data, monkeypatch):
+    """The study reads what the runs left; the row counts are those of their scores."""
+    monkeypatch.chdir(ROOT)
+    words = [f"data={data}", "runs={output}", "output={output}/comparable", "overwrite=true"]
+    told = {
+        "study": replace(config.studies["width"], words=(*config.studies["width"].words, SCORES))
+    }
+    after = {"comparable": ["comparable", "configs/comparable/debug.yaml", *words]}
+    config = replace(config, studies=told, after=after)
+    run(config, ALONE)
+    report = json.loads((config.output / "comparable" / "report.json").read_text())
+    assert report["train_days"] == [20260101, 20260102]
+    assert report["test_days"] == [20260103]
+    (pair,) = report["pairs"]
+    assert pair["tasks"] == ["click", "long_view"]
+    clicks = sum(one["rows"]["click"] for one in pair["bins"])
+    folder = config.output / "plain" / "seed-1" / "scores" / "day=20260103"
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.iterdir())])
+    assert clicks == table["label_click"].drop_null().length() > 0
+    runs = json.loads((config.output / "report.json").read_text())["cost"]
+    assert all(value > 0 for cost in runs.values() for value in cost["rows_per_second"])
+    assert (config.output / "after" / "comparable.txt").exists()
 
 
 def test_a_run_that_fails_is_told_with_its_own_sentence(config, monkeypatch):
