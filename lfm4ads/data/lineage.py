@@ -59,7 +59,9 @@ def _inputs(part: Part) -> Json:
     path = part.folder / "config.yaml"
     config = OmegaConf.load(path) if path.is_file() else None
     found = config.get("input") if isinstance(config, DictConfig) else None
-    return dict(found.items()) if isinstance(found, DictConfig) else {}
+    if not isinstance(found, DictConfig):
+        return {}
+    return {str(name): value for name, value in found.items()}
 
 
 def _named(inputs: Sequence[Json], *, key: str) -> list[Path]:
