@@ -145,3 +145,29 @@ def projected(
             if gram is not None:
                 abundance_NN[source, target] = spectrum(project_gram(gram, block)).abundance
     return Projected(abundance_NN, strength_NN)
+
+
+def sub_abundance(gram_KK: Doubles | None, weight_JK: npt.NDArray[Any] | None) -> float:
+    """Return the information abundance of E W^T, of E without a weight; NaN without a table."""
+    if gram_KK is None:
+        return float("nan")
+    return spectrum(gram_KK if weight_JK is None else project_gram(gram_KK, weight_JK)).abundance
+
+
+def pair_strength(
+    one_KK: Doubles | None, other_KK: Doubles | None, form_KK: npt.NDArray[Any]
+) -> float:
+    """Return the root mean square of u^T M v where u and v are drawn independently.
+
+    E (u^T M v)^2 = tr(M E[v v^T] M^T E[u u^T]): no pass over pairs of rows. Ours in the place of
+    |r| mean |<u, v>| of the FwFM's authors. NaN where a field has no table.
+
+    Args:
+        one_KK: E[u u^T].
+        other_KK: E[v v^T].
+        form_KK: M, with u on its left.
+    """
+    if one_KK is None or other_KK is None:
+        return float("nan")
+    square = np.trace(form_KK @ other_KK @ form_KK.T @ one_KK)
+    return float(np.sqrt(max(square, 0.0)))

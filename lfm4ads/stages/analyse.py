@@ -2,16 +2,24 @@
 
 torchrun --standalone --nproc-per-node 2 -m launch.analyse configs/analyse/adsworld.yaml
 
-It writes every number to ``report.json`` and the pictures, as SVG and PNG, to ``figures/``.
+It writes ``report.html``, one page that opens offline, its pictures as SVG and PNG to ``figures/``,
+and every number to ``report.json``.
 """
 
+import platform
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import numpy as np
+import torch
+
+import lfm4ads
+from lfm4ads.analysis.analyse_page import render_analysis
 from lfm4ads.core.config import config_yaml
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.files import prepare_output, whole_file, write_json, write_text
@@ -23,14 +31,9 @@ from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
 from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.place import PlaceConfig
-from lfm4ads.train.analysed import (
-    Drawn,
-    collapse_report,
-    entanglement_report,
-    fields_report,
-    history_report,
-)
+from lfm4ads.train.analysed import Drawn, draw_health, entanglement_report, history_report
 from lfm4ads.train.checkup import HealthConfig, check_snapshot, probe_reps
+from lfm4ads.train.collapsed import collapse_report, fields_report, training_report
 from lfm4ads.train.counted import Fields, HistoryConfig, Traffic, pairable_fields, passes
 from lfm4ads.train.entangled import Pairs, PairsConfig, check_pairs_config, measure_pairs
 from lfm4ads.train.fold import Upstream, place_upstream
@@ -103,12 +106,14 @@ def run(config: Config, ranks: Ranks) -> Path:
         "upstream": upstream.lineage.version if upstream else None,
         "checkpoint_day": _day_of(upstream, config) if upstream else None,
         **report,
+        "lineage": _lineage(config, upstream, report),
+        "versions": _versions(),
         "seconds": time.monotonic() - started,
     }
     with ranks.together():
         if ranks.is_first:
-            _write(config.output, report, drawn)
-    log.info("%d figures and every number are in %s", len(drawn), config.output)
+            _write(config, report, drawn)
+    log.info("%d figures are in %s", len(drawn), config.output / "report.html")
     return config.output
 
 
@@ -144,6 +149,33 @@ def _day_of(upstream: Upstream, config: Config) -> int:
     return config.day or max(upstream.lineage.days)
 
 
+def _lineage(config: Config, upstream: Upstream | None, report: Json) -> Json:
+    """Return where each thing that was looked at came from."""
+    found: Json = {"dataset": str(config.data)}
+    if upstream is not None:
+        found["upstream"] = upstream.lineage.version
+        found["pretrain_run"] = str(upstream.lineage.folder)
+        found["checkpoint_day"] = _day_of(upstream, config)
+        found["checkpoints"] = len(upstream.lineage.days)
+    for task, folder in config.singles.items():
+        found[f"run_of_{task}_alone"] = str(folder)
+    if config.reps is not None:
+        found["representations"] = str(config.reps)
+        found["representations_by_upstream"] = report["health"]["upstream"]
+        found["snapshot"] = report["health"]["as_of"]
+    return found
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "lfm4ads": f"{lfm4ads.__version__}, commit {git_commit() or 'unknown'}",
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "NumPy": np.__version__,
+        "matplotlib": mpl.__version__,
+    }
+
+
 def _analyse(
     config: Config,
     dataset: Dataset,
@@ -168,8 +200,10 @@ def _analyse(
     if upstream is not None and sharded is not None:
         grams = measure_tables(sharded, traffic=lookups)
         report["collapse"], views, figures = collapse_report(
-            grams, upstream.model, dataset.schema, seed=config.seed
+            grams, upstream.model, dataset.schema, lookups=lookups, seed=config.seed
         )
+        drawn += figures
+        report["training"], figures = _training(upstream, ranks)
         drawn += figures
     report["fields"], figures = fields_report(bits, views)
     drawn += figures
@@ -187,7 +221,14 @@ def _analyse(
         drawn += figures
     if config.reps is not None:
         report["health"] = _health(config, reader, ranks=ranks)
+        drawn += draw_health(report["health"])
     return report, drawn
+
+
+def _training(upstream: Upstream, ranks: Ranks) -> tuple[list[Json], list[Drawn]]:
+    with ranks.together():
+        found = training_report(upstream.lineage.folder)
+    return found
 
 
 def _pair_day(config: Config) -> int:
@@ -227,14 +268,23 @@ def _health(config: Config, reader: Reader, *, ranks: Ranks) -> Json:
     return found
 
 
-def _write(output: Path, report: Json, drawn: list[Drawn]) -> None:
-    """Write the figures, then ``report.json``, which says that the folder is whole."""
+def _write(config: Config, report: Json, drawn: list[Drawn]) -> None:
+    """Write figures and page, then ``report.json``, which says that the folder is whole."""
+    output = config.output
     for picture, png in drawn:
         write_text(output / "figures" / f"{picture.name}.svg", picture.svg)
         with whole_file(output / "figures" / f"{picture.name}.png") as temporary:
             temporary.write_bytes(png)
-    words = [replace(picture, svg="") for picture, _ in drawn]
     report["figures"] = [
-        {"name": one.name, "caption": one.caption, "alt": one.alt} for one in words
+        {"name": one.name, "section": one.section, "caption": one.caption, "alt": one.alt}
+        for one, _ in drawn
     ]
+    path = shlex.quote(str(output / "config.yaml"))
+    page = render_analysis(
+        report,
+        pictures=[picture for picture, _ in drawn],
+        command=f"python -m launch.analyse {path} overwrite=true",
+        config=config_yaml(config),
+    )
+    write_text(output / "report.html", page)
     write_json(output / "report.json", report)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lfm4ads.analysis.collapse import Spectrum, random_spectrum, spectrum
+from lfm4ads.analysis.collapse import Doubles
 from lfm4ads.analysis.correlation import spearman, unit_range
+from lfm4ads.analysis.dots import draw_dots
 from lfm4ads.analysis.entanglement import (
     Conflict,
     active_pairs,
@@ -18,18 +19,16 @@ from lfm4ads.analysis.entanglement import (
     find_conflict,
     place_conflict,
 )
-from lfm4ads.analysis.maps import draw_matrix, draw_spectra, draw_zones
+from lfm4ads.analysis.maps import About, draw_matrix, draw_zones
 from lfm4ads.analysis.svg import Picture, file_stem
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Array, Ranks
 from lfm4ads.data.index import Dataset
 from lfm4ads.data.schema import Schema
-from lfm4ads.model.lfm import Lfm
 from lfm4ads.shard.sharded import Sharded
-from lfm4ads.train.counted import HistoryConfig, count_history
+from lfm4ads.train.counted import History, HistoryConfig, count_history
 from lfm4ads.train.entangled import Pairs, PairsConfig
-from lfm4ads.train.learned import FieldView, field_views, learned_history
-from lfm4ads.train.spectra import TableGrams
+from lfm4ads.train.learned import learned_history
 
 Json = dict[str, Any]
 Drawn = tuple[Picture, bytes]
@@ -45,91 +44,6 @@ def finite(values: Any) -> Any:
     if isinstance(values, list):
         return [finite(one) for one in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
-
-
-def collapse_report(
-    grams: Sequence[TableGrams], model: Lfm, schema: Schema, *, seed: int
-) -> tuple[Json, list[FieldView], list[Drawn]]:
-    """Return the spectra of every table, and of its sub-embeddings where fields are crossed."""
-    rows = [_table_row(one, seed=seed) for one in grams]
-    views = field_views(model, schema, grams)
-    drawn: list[Drawn] = []
-    for table_set in dict.fromkeys(one["set"] for one in rows):
-        own = [one for one in rows if one["set"] == table_set]
-        drawn.append(
-            draw_spectra(
-                {one["table"]: one["raw"]["values"] for one in own},
-                random={one["table"]: one["random"]["values"] for one in own},
-                name=file_stem("spectra", table_set),
-                title=f"Spectra of tables, {table_set}",
-            )
-        )
-    for view in views:
-        title = f"Abundance of fields as others see them, {view.expert}"
-        drawn.append(
-            draw_matrix(
-                view.seen.abundance_NN,
-                rows=view.names,
-                columns=view.names,
-                name=file_stem("projected", view.expert),
-                title=title,
-                axes_of=("towards", "field"),
-            )
-        )
-    projections = [
-        {
-            "expert": view.expert,
-            "fields": list(view.names),
-            "abundance": finite(view.seen.abundance_NN),
-            "strength": finite(view.seen.strength_NN),
-        }
-        for view in views
-    ]
-    return {"tables": rows, "projected": projections}, views, drawn
-
-
-def _table_row(one: TableGrams, *, seed: int) -> Json:
-    row: Json = {"table": one.table, "set": one.table_set, "rows": one.rows, "dim": one.dim}
-    for name, gram in one.grams.items():
-        row[name] = _spectrum_row(spectrum(gram))
-    row["random"] = _spectrum_row(random_spectrum(one.rows, one.dim, seed=seed))
-    return row
-
-
-def _spectrum_row(found: Spectrum) -> Json:
-    return {"abundance": finite(found.abundance), "values": finite(found.values_K)}
-
-
-def fields_report(
-    bits: Mapping[tuple[str, str], float], views: Sequence[FieldView]
-) -> tuple[Json, list[Drawn]]:
-    """Return the information of pairs of fields, beside how strongly cross layers join them."""
-    names = list(dict.fromkeys(name for pair in bits for name in pair))
-    matrix = np.full((len(names), len(names)), np.nan)
-    for (one, other), value in bits.items():
-        at, to = names.index(one), names.index(other)
-        matrix[at, to] = matrix[to, at] = value
-    learned: list[Json] = []
-    for view in views:
-        both = [pair for pair in bits if set(pair) <= set(view.names)]
-        strength = [_strength(view, pair) for pair in both]
-        agreement = spearman(np.array([bits[pair] for pair in both]), np.array(strength))
-        learned.append({"expert": view.expert, "pairs": len(both), "spearman": finite(agreement)})
-    pairs = [{"fields": list(pair), "bits": value} for pair, value in bits.items()]
-    drawn = draw_matrix(
-        matrix,
-        rows=names,
-        columns=names,
-        name="fields",
-        title="Information of two fields with the label, bits",
-    )
-    return {"pairs": pairs, "learned": learned}, [drawn]
-
-
-def _strength(view: FieldView, pair: tuple[str, str]) -> float:
-    """Return ||W_{k->l}|| + ||W_{l->k}||."""
-    at, to = (view.names.index(name) for name in pair)
-    return float(view.seen.strength_NN[at, to] + view.seen.strength_NN[to, at])
 
 
 def history_report(
@@ -166,22 +80,35 @@ def history_report(
         for name, found in maps.items()
         if name != "truth"
     ]
-    drawn: list[Drawn] = []
     most = np.argsort(-truth.rows_TY.sum(1), kind="stable")[:_MOST_HISTORIES]
-    for name, found in maps.items():
-        for at in most.tolist():
-            category = str(truth.categories[at])
-            drawn.append(
-                draw_matrix(
-                    unit_range(found[at]),
-                    rows=[str(one) for one in truth.categories],
-                    columns=[str(place + 1) for place in range(config.positions)],
-                    name=file_stem("history", name, category),
-                    title=f"{config.target} {category}, {name}",
-                    axes_of=("behaviours ago", config.behaviours),
-                )
-            )
+    drawn = [
+        _draw_history(config, truth, found, at=at, name=name)
+        for at in most.tolist()
+        for name, found in maps.items()
+    ]
     return report, drawn
+
+
+def _draw_history(
+    config: HistoryConfig, truth: History, found_TCP: Doubles, *, at: int, name: str
+) -> Drawn:
+    category = str(truth.categories[at])
+    agreement = spearman(truth.information_TCP[at], found_TCP[at])
+    caption = f"Spearman with the ground truth: {agreement:.2f}."
+    if found_TCP is truth.information_TCP:
+        caption = f"Ground truth, 1 is {found_TCP[at].max():.2g} bits."
+    return draw_matrix(
+        unit_range(found_TCP[at]),
+        rows=[str(one) for one in truth.categories],
+        columns=[str(place + 1) for place in range(config.positions)],
+        about=About(
+            name=file_stem("history", name, category),
+            section="history",
+            title=f"{config.target} {category}, {name}",
+            caption=caption,
+        ),
+        axes_of=("behaviours ago", config.behaviours),
+    )
 
 
 def entanglement_report(
@@ -219,8 +146,8 @@ def entanglement_report(
     for name, distance_N in tables.items():
         found = place_conflict(distance_N, conflict)
         correct[name] = found.correct
-        title = f"{name}: pairs of {conflict.first} against {conflict.second}"
-        drawn.append(draw_zones(found, name=file_stem("zones", name), title=title))
+        about = About(name=file_stem("zones", name), section="zones", title=f"Distances, {name}")
+        drawn.append(draw_zones(found, about=about))
         rows.append(
             {
                 "table": name,
@@ -232,8 +159,70 @@ def entanglement_report(
                 "high": found.high,
             }
         )
-    report = {"pairs": int(active.sum()), "conflict_pairs": int(conflict.pairs.sum())}
-    return {**report, "tables": rows, "scores": _scores(correct, conflict)}, drawn
+    report: Json = {"pairs": int(active.sum()), "conflict_pairs": int(conflict.pairs.sum())}
+    report["tasks"] = [conflict.first, conflict.second]
+    scores = _scores(correct, conflict)
+    drawn = [_draw_correct(correct, scores), *drawn]
+    return {**report, "tables": rows, "scores": scores}, drawn
+
+
+def _draw_correct(
+    correct: Mapping[str, Mapping[str, float]], scores: Mapping[str, float | None]
+) -> Drawn:
+    rows = {
+        name: {**{task: finite(one) for task, one in each.items()}, "score": scores[name]}
+        for name, each in correct.items()
+    }
+    together = {name: {"score": score} for name, score in scores.items() if name not in rows}
+    return draw_dots(
+        {**rows, **together},
+        about=About(
+            name="entanglement",
+            section="entanglement",
+            title="Pairs in conflict",
+            caption="The score is 1 minus the mean share over both tasks: 0 is no entanglement.",
+        ),
+        unit="share in the zone a task needs; score",
+    )
+
+
+def draw_health(health: Json) -> list[Drawn]:
+    """Return pictures of what is stored and of what probes read."""
+    drawn: list[Drawn] = []
+    rows = {
+        f"{one['side']}.{one['name']}": {
+            "share of keys": one["coverage_ratio"],
+            "CKA with the snapshot before": one["drift"].get("before", {}).get("cka"),
+        }
+        for one in health["representations"]
+    }
+    if rows:
+        drawn.append(
+            draw_dots(
+                rows,
+                about=About(
+                    name="health", section="health", title=f"Snapshot of {health['as_of']}"
+                ),
+                unit="1: all keys have it; nothing moved",
+            )
+        )
+    if health.get("probes"):
+        drawn.append(
+            draw_dots(
+                {
+                    one["name"]: {"AUC": one["auc"], "share of rows": one["coverage_ratio"]}
+                    for one in health["probes"]
+                },
+                about=About(
+                    name="probes",
+                    section="health",
+                    title=f"Probes judged on {health['probe_days'][1]}",
+                ),
+                unit="AUC; share of rows",
+                zero=False,
+            )
+        )
+    return drawn
 
 
 def _active(

@@ -1,35 +1,22 @@
-"""What a trained model made of behaviours and of pairs of fields, to lay beside the ground truth.
+"""What a trained model made of behaviours, to lay beside the ground truth.
 
-Dimension key: T target categories, C behaviour categories, P positions, K width, N fields.
+Dimension key: T target categories, C behaviour categories, P positions, K width.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from lfm4ads.analysis.collapse import Doubles, Projected, projected
+from lfm4ads.analysis.collapse import Doubles
 from lfm4ads.analysis.correlation import Ints, learned_correlation
 from lfm4ads.data.hashing import hash_ids
 from lfm4ads.data.schema import Schema
 from lfm4ads.model.lfm import Lfm
-from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
 from lfm4ads.nn.pairs import PairFields
 from lfm4ads.nn.temporal import TemporalInterest
 from lfm4ads.shard.sharded import Sharded
 from lfm4ads.shard.whole_rows import whole_rows
 from lfm4ads.train.counted import HistoryConfig
-from lfm4ads.train.spectra import TableGrams, by_schema_table
-
-
-@dataclass(frozen=True)
-class FieldView:
-    """How one expert's first cross layer sees each field's table from each other field."""
-
-    expert: str
-    names: tuple[str, ...]
-    seen: Projected
+from lfm4ads.train.spectra import by_schema_table
 
 
 def table_rows(sharded: Sharded, table: str, rows: Ints) -> Doubles:
@@ -82,22 +69,3 @@ def _positions(temporal: nn.Module, count: int) -> Doubles | None:
         return np.zeros((count + 1, temporal.dim))
     table = temporal.positions.detach().double().cpu().numpy()
     return table[np.minimum(np.arange(count + 1), len(table) - 1)]
-
-
-def field_views(model: Lfm, schema: Schema, grams: Sequence[TableGrams]) -> list[FieldView]:
-    """Return the view of every expert that crosses features and not pieces of a tower."""
-    by_table = {(one.table, one.table_set): one.grams["raw"] for one in grams}
-    views: list[FieldView] = []
-    for expert, (table_set, layout) in model.mix.fields_of_experts().items():
-        block = model.mix.interactions[expert]
-        if not isinstance(block, CrossNetwork) or not set(layout.names) & set(schema.features):
-            continue
-        matrices = [
-            by_table.get((schema.features[name].table, table_set))
-            if name in schema.features
-            else None
-            for name in layout.names
-        ]
-        weight = block.first_weight().double().cpu().numpy()
-        views.append(FieldView(expert, layout.names, projected(weight, matrices, dims=layout.dims)))
-    return views

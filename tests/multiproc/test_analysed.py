@@ -29,8 +29,9 @@ from lfm4ads.train.counted import (
     pairable_fields,
     passes,
 )
+from lfm4ads.train.crossed import field_views
 from lfm4ads.train.entangled import PairsConfig, measure_pairs
-from lfm4ads.train.learned import field_views, learned_history, table_rows
+from lfm4ads.train.learned import learned_history, table_rows
 from lfm4ads.train.spectra import measure_tables
 from tests.batches import one_rank
 from tests.gloo import run_ranks

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def words_of(story, output, *more):
 def alone(data, tmp_path_factory):
     """A pretrain run that logs its spectra; of a model whose experts cross features."""
     folder = tmp_path_factory.mktemp("alone")
-    words = {"data": data, "days__last": 20260103, "spectra_every_days": 2}
+    words = {"data": data, "days__last": 20260103, "spectra_every_days": 1}
     words["model__tower__rep_dim"] = 0
     run_jobs(1, job("pretrain", output=folder / "run", **words))
     return folder / "run"
@@ -81,7 +82,7 @@ def test_ranks_and_placement_change_no_number(reports, which):
     one, two = (leaves(read_json(reports[world][which] / "report.json")) for world in (1, 2))
     assert one.keys() == two.keys()
     for path, value in one.items():
-        if path in ("/seconds", "/command") or path.startswith("/figures"):
+        if path.startswith(("/seconds", "/command", "/figures")):
             continue
         if isinstance(value, float):
             assert two[path] == pytest.approx(value, rel=1e-4, abs=1e-6), path
@@ -101,6 +102,47 @@ def test_every_number_is_defined_or_null_and_every_figure_is_there(reports):
             png = (folder / "figures" / f"{figure['name']}.png").read_bytes()
             assert png.startswith(b"\x89PNG")
             assert figure["alt"].endswith(".")
+
+
+def test_the_page_holds_every_figure_and_asks_for_nothing(reports):
+    for folder in reports[2]:
+        report = read_json(folder / "report.json")
+        page = (folder / "report.html").read_text()
+        assert not re.findall(r"(?:src|href)=[\"'](?!#|data:)[^\"']*|https?:|@import", page)
+        assert page.count("<svg") == len(report["figures"]) == len(list(folder.glob("*/*.svg")))
+        for row in report["collapse"]["tables"]:
+            assert f'data-value="{row["raw"]["abundance"]}"' in page
+        for pair in report["fields"]["pairs"]:
+            assert f'data-value="{pair["bits"]}"' in page
+        for row in report.get("health", {}).get("probes", ()):
+            assert f'data-value="{row["auc"]}"' in page
+        for name, score in report.get("entanglement", {}).get("scores", {}).items():
+            assert re.search(rf"<td>{name}</td>.*data-value=\"{score}\"", page), name
+        assert f"-m launch.analyse {folder}/config.yaml overwrite=true" in page
+        for value in report["lineage"].values():
+            assert f"<dd>{value}</dd>" in page
+
+
+def test_the_page_shows_abundance_over_training(reports, alone):
+    report = read_json(reports[1][1] / "report.json")
+    assert report["lineage"]["pretrain_run"] == str(alone)
+    rows = [row for row in report["training"] if row["table"] == "user"]
+    assert {row["kind"] for row in rows} == {"raw", "normalised"}
+    lines = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        name = f"abundance/{row['set']}/user/{row['kind']}"
+        assert row["abundance"] == [line["value"] for line in lines if line["name"] == name]
+        assert row["days"] == ["20260102", "20260103"]
+    sections = {figure["section"] for figure in report["figures"]}
+    assert sections == {
+        "abundance",
+        "spectra",
+        "projected",
+        "training",
+        "fields",
+        "entanglement",
+        "zones",
+    }
 
 
 def test_every_table_beside_a_random_one(reports):
@@ -137,8 +179,8 @@ def test_health_is_that_of_the_snapshot(reports, story):
 def test_training_logs_what_analyse_finds(reports, alone):
     lines = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
     logged = {line["name"]: line for line in lines if line["name"].startswith("abundance/")}
+    assert {line["split"] for line in logged.values()} == {"day:20260103"}, "the last stays"
     tables = read_json(reports[1][1] / "report.json")["collapse"]["tables"]
-    assert {line["split"] for line in logged.values()} == {"day:20260103"}, "every second day"
     for row in tables:
         for kind in ("raw", "normalised"):
             line = logged[f"abundance/{row['set']}/{row['table']}/{kind}"]
