@@ -1,12 +1,15 @@
-"""Plain logs from rank 0, and ``metrics.jsonl``: one figure a line with its step and unit."""
+"""Plain logs from rank 0, and figures: ``metrics.jsonl``, one a line, and for TensorBoard."""
 
 import json
 import logging
 import math
+import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+from lfm4ads.core.events import EventFile
 from lfm4ads.core.files import write_text
 from lfm4ads.core.ranks import Ranks
 
@@ -33,8 +36,14 @@ def open_log(ranks: Ranks) -> None:
         warnings.filterwarnings("ignore", message, FutureWarning, module)
 
 
+_DAY = re.compile(r":(20\d{6})$")
+
+
 class MetricsLog:
-    """Appends figures to ``metrics.jsonl`` on rank 0; a no-op on the others."""
+    """Appends figures to ``metrics.jsonl`` on rank 0; a no-op on the others.
+
+    The same figures go to an event file in ``tensorboard`` beside it, as ``<split>/<name>``.
+    """
 
     def __init__(self, path: Path, *, ranks: Ranks, keep_steps: int = 0) -> None:
         """Open the file; of a former attempt, lines up to step ``keep_steps`` stay.
@@ -44,6 +53,7 @@ class MetricsLog:
         """
         self._path = path if ranks.is_first else None
         self._known: set[tuple[int, str, str]] = set()
+        self._tags: set[tuple[str, int]] = set()
         if self._path is None:
             return
         text = self._path.read_text() if self._path.exists() and keep_steps else ""
@@ -52,6 +62,8 @@ class MetricsLog:
         kept = [line for line in map(json.loads, whole) if line["step"] <= keep_steps]
         self._known = {(line["step"], line["split"], line["name"]) for line in kept}
         write_text(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        self._events = EventFile(path.parent / "tensorboard")
+        self._events.scalars([self._scalar(line) for line in kept])
 
     def values(self, name: str) -> list[float]:
         """Return the defined figures of a name, oldest first; none on ranks other than 0."""
@@ -72,3 +84,17 @@ class MetricsLog:
         line = {"step": step, "split": split, "name": name, "value": finite, "unit": unit}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._events.scalars([self._scalar(line)])
+
+    def _scalar(self, line: dict[str, Any]) -> tuple[str, int, float | None]:
+        """Return tag, step and value of a line.
+
+        A day is left out of the tag, so that the figures of days make a line; where two days share
+        a step, as the days of one epoch do, the later ones keep theirs.
+        """
+        split, step = line["split"], line["step"]
+        tag = f"{_DAY.sub('', split)}/{line['name']}"
+        if (tag, step) in self._tags:
+            tag = f"{split}/{line['name']}"
+        self._tags.add((tag, step))
+        return tag, step, line["value"]
