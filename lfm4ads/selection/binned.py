@@ -8,7 +8,7 @@ Dimension key: N rows of a batch, P candidate columns, K columns of a fit, M col
 T bins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.selection.columns import Floats, Ints
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Guess, Slopes
 from lfm4ads.selection.risk import Risk, Ties, build_terms, measure_risk, squared_means
 from lfm4ads.selection.rows import RowBatch, RowSource, SumOverRanks
 from lfm4ads.selection.streamed import RowTotals
@@ -186,6 +186,10 @@ class BinnedCox:
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows
+
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return -inf: every guess is fitted."""
+        return np.full(len(guesses), -np.inf)
 
     def ridged(self, weight: float) -> "BinnedCox":
         """Return the same rows under a ridge of at least this weight."""

@@ -18,8 +18,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 _BLOCK_VALUES = 1 << 16
 """Values squared at a time: half a megabyte stays in the second-level cache."""
-_FAR_FROM_ZERO = 1e3
-"""Means this many deviations away would cost six of sixteen digits when taken off afterwards."""
+_FAR_FROM_ZERO = 250.0
+"""Means this many ranges, some thousand deviations, away would cost six of sixteen digits when
+taken off afterwards."""
 _CONSTANT = 1e-12
 _KEPT_VALUES = 1 << 25
 """Standardised columns kept for later fits: a quarter of a gigabyte."""
@@ -75,9 +76,12 @@ class Columns:
 
     def _maybe_shift(self, weight_N: Floats, *, centred: bool) -> None:
         """Take far-off means off a copy: afterwards they would cancel."""
+        if not centred:
+            return
         sample = self._matrix[:: max(1, self.num_rows // 256)]
-        middle_P, spread_P = sample.mean(0), sample.std(0)
-        if centred and np.any(np.abs(middle_P) > _FAR_FROM_ZERO * np.maximum(spread_P, 1e-300)):
+        middle_P = sample.mean(0)
+        spread_P = sample.max(0) - sample.min(0)
+        if np.any(np.abs(middle_P) > _FAR_FROM_ZERO * np.maximum(spread_P, 1e-300)):
             self._shift_P = weight_N @ self._matrix / weight_N.sum()
             self._matrix = self._matrix - self._shift_P
 
@@ -131,6 +135,17 @@ class Columns:
         if self._slot_P[columns_K].min(initial=0) < 0:
             return self._standardised(columns_K)
         return self._kept[self._slot_P[columns_K]].T
+
+    def copy(self, columns_K: Ints, out_KN: Floats) -> None:
+        """Write the columns into the rows of an array."""
+        if self._slot_P[columns_K].min(initial=0) < 0:
+            self._keep(columns_K)
+        slots = self._slot_P[columns_K]
+        if slots.min(initial=0) < 0:
+            out_KN[:] = self._standardised(columns_K).T
+        else:
+            # Any mode but the default writes without a copy of its own.
+            self._kept.take(slots, axis=0, out=out_KN, mode="clip")
 
     def peek(self, columns_K: Ints) -> Floats:
         """Return columns (N, K) without keeping them, for passes over all of them."""

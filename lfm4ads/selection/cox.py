@@ -7,6 +7,7 @@ Dimension key: N rows, P candidate columns, K columns of a fit, M columns asked 
 E terms, G groups.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import numpy as np
 from lfm4ads.selection.columns import Columns, Floats, Ints
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Guess, Slopes
 from lfm4ads.selection.risk import Risk, Ties, build_terms, measure_risk, squared_means
 
 _WIDE = 256
@@ -142,6 +143,10 @@ class CoxProblem:
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows
+
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return -inf: every guess is fitted."""
+        return np.full(len(guesses), -np.inf)
 
     def ridged(self, weight: float) -> "CoxProblem":
         """Return the same rows under a ridge of at least this weight."""

@@ -44,9 +44,8 @@ def measure_criteria(
     deviance: float, *, num_columns: int, num_rows: float, num_units: int
 ) -> Criteria:
     """Return all four criteria of a fit with ``num_columns`` columns."""
-    names: tuple[Criterion, ...] = ("aic", "bic", "ebic", "gic")
-    values = [
-        deviance + num_columns * price(name, num_rows=num_rows, num_units=num_units)
-        for name in names
-    ]
-    return Criteria(*values)
+
+    def measured(criterion: Criterion) -> float:
+        return deviance + num_columns * price(criterion, num_rows=num_rows, num_units=num_units)
+
+    return Criteria(measured("aic"), measured("bic"), measured("ebic"), measured("gic"))

@@ -5,7 +5,7 @@ derivative is the variance and holds no label.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,12 @@ _MAX_LOG_RATE = 500.0
 
 @dataclass(frozen=True)
 class RowTerms:
-    """Loss of all rows together, and per row its first and second derivative (N,)."""
+    """Loss of all rows together, and per row its first and second derivative (N,).
 
-    loss: float
+    Of T predictors at once: losses (T,) and derivatives (T, N).
+    """
+
+    loss: Any
     slope_N: Floats
     curvature_N: Floats
 
@@ -42,7 +45,7 @@ def row_terms(family: Family, *, predictor_N: Floats, y_N: Floats, weight_N: Flo
             mean_N = np.exp(np.minimum(predictor_N, _MAX_LOG_RATE))
             loss_N = mean_N - y_N * predictor_N
             curvature_N = mean_N
-    return RowTerms(float(weight_N @ loss_N), weight_N * (mean_N - y_N), weight_N * curvature_N)
+    return RowTerms(loss_N @ weight_N, weight_N * (mean_N - y_N), weight_N * curvature_N)
 
 
 def saturated_loss(family: Family, *, y_N: Floats, weight_N: Floats) -> float:

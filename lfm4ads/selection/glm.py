@@ -4,6 +4,7 @@ Dimension key: N rows, P candidate columns, K columns of a fit (J = K + 1 with t
 M columns asked for, G groups.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ import numpy as np
 
 from lfm4ads.selection.columns import Columns, Floats, Ints
 from lfm4ads.selection.families import Family, RowTerms, link, row_terms, saturated_loss
-from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
+from lfm4ads.selection.newton import Point, forward, minimise
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Guess, Slopes
 
 SEPARATED_LOSS = 1e-3
 """Mean distance to the saturated loss under which a fit counts as perfect."""
@@ -78,7 +79,7 @@ class GlmProblem:
         point = minimise(evaluate, start_J, target=target, perfect=self._perfect)
         coefficients_K = point.at_K[: len(columns_K)]
         intercept = float(point.at_K[-1]) if self._centred else 0.0
-        loss: float = point.state.loss
+        loss = float(point.state.loss)
         separated = loss - self._saturated < SEPARATED_LOSS * self.num_rows or is_flat(
             point.hessian_KK, ridge=self.ridge_weight, num_rows=self.num_rows
         )
@@ -142,6 +143,36 @@ class GlmProblem:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss - self._saturated < 0.1 * self.num_rows
 
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return the objective at every guess less twice what a Newton step seems to gain.
+
+        All of them are measured at once, and nothing but the gradient is: the Hessian is that of
+        the fit they were guessed from.
+        """
+        if not guesses:
+            return np.zeros(0)
+        columns_M = np.unique(np.concatenate([one.fit.columns_K for one in guesses]))
+        taken_NM = self._columns.take(columns_M)
+        guessed_TM = np.zeros((len(guesses), len(columns_M)))
+        for at, one in enumerate(guesses):
+            guessed_TM[at, columns_M.searchsorted(one.fit.columns_K)] = one.fit.coefficients_K
+        before: RowTerms = guesses[0].fit.state
+        terms = self._terms(guessed_TM @ taken_NM.T + guesses[0].fit.intercept)
+        gradient_TM = terms.slope_N @ taken_NM + self.ridge_weight * guessed_TM
+        gained_T = np.zeros(len(guesses))
+        if self._centred:
+            # The intercept's own step first; the rest of the gradient is what that leaves.
+            total = max(float(before.curvature_N.sum()), 1e-300)
+            slope_T = terms.slope_N.sum(1)
+            gradient_TM -= np.outer(slope_T, before.curvature_N @ taken_NM / total)
+            gained_T += slope_T**2 / total
+        for at, one in enumerate(guesses):
+            gradient_K = gradient_TM[at, columns_M.searchsorted(one.fit.columns_K)]
+            whitened_K = forward(one.factor_KK, gradient_K)
+            gained_T[at] += whitened_K @ whitened_K
+        objective_T = terms.loss + 0.5 * self.ridge_weight * (guessed_TM * guessed_TM).sum(1)
+        return objective_T - 2.0 * gained_T
+
     def ridged(self, weight: float) -> "GlmProblem":
         """Return the same rows under a ridge of at least this weight."""
         other = copy(self)
@@ -151,10 +182,10 @@ class GlmProblem:
     def _design(self, columns_K: Ints) -> Floats:
         if not self._centred:
             return self._columns.take(columns_K)
-        design_NJ = np.empty((self._columns.num_rows, len(columns_K) + 1), order="F")
-        design_NJ[:, :-1] = self._columns.take(columns_K)
-        design_NJ[:, -1] = 1.0
-        return design_NJ
+        design_JN = np.empty((len(columns_K) + 1, self._columns.num_rows))
+        self._columns.copy(columns_K, design_JN[:-1])
+        design_JN[-1] = 1.0
+        return design_JN.T
 
     def _starting(self, columns_K: Ints, start: Fit | None) -> Floats:
         start_J = np.zeros(len(columns_K) + self._centred)
@@ -173,12 +204,16 @@ class GlmProblem:
 
 def shared_start(start_J: Floats, columns_K: Ints, start: Fit) -> Floats:
     """Put the coefficients of an earlier fit where its columns are still in; return the start."""
+    size = len(columns_K)
+    if len(start_J) > size:
+        start_J[-1] = start.intercept
+    if np.array_equal(columns_K, start.columns_K):
+        start_J[:size] = start.coefficients_K
+        return start_J
     place = {column: at for at, column in enumerate(start.columns_K.tolist())}
     for at, column in enumerate(columns_K.tolist()):
         if column in place:
             start_J[at] = start.coefficients_K[place[column]]
-    if len(start_J) > len(columns_K):
-        start_J[-1] = start.intercept
     return start_J
 
 
@@ -190,4 +225,4 @@ def is_flat(hessian_KK: Floats, *, ridge: float, num_rows: float) -> bool:
     """
     if not len(hessian_KK):
         return False
-    return float(np.min(np.diag(hessian_KK))) - ridge < 1e3 * RIDGE_FLOOR * num_rows
+    return float(hessian_KK.diagonal().min()) - ridge < 1e3 * RIDGE_FLOOR * num_rows

@@ -6,13 +6,14 @@ likely next ones with it, since one pass over a wide matrix costs the same for o
 Dimension key: P candidate columns, K columns of a fit, M columns asked for, G groups.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from lfm4ads.selection.columns import Columns, Floats, Ints
 from lfm4ads.selection.newton import factorise, solve
-from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Guess, Slopes
 
 _AHEAD = 16
 _WHOLE_BELOW = 256
@@ -24,7 +25,7 @@ class Gram(Protocol):
 
     num_columns: int
 
-    def make(self, columns_K: Ints, *, likely: Ints) -> None:
+    def make(self, columns_K: Ints, *, likely_P: Floats) -> None:
         """Have rows ready; ``likely`` may be asked for next."""
         ...
 
@@ -44,9 +45,9 @@ class WholeGram:
         self.num_columns = len(gram_PP)
         self._gram_PP = gram_PP
 
-    def make(self, columns_K: Ints, *, likely: Ints) -> None:
+    def make(self, columns_K: Ints, *, likely_P: Floats) -> None:
         """Do nothing: all is there."""
-        del columns_K, likely
+        del columns_K, likely_P
 
     def combine(self, columns_K: Ints, values_K: Floats) -> Floats:
         """Return the sum of rows times values (P,)."""
@@ -69,11 +70,12 @@ class LazyGram:
         self._made: Floats = np.empty((0, columns.num_columns))
         self._num_made = 0
 
-    def make(self, columns_K: Ints, *, likely: Ints) -> None:
+    def make(self, columns_K: Ints, *, likely_P: Floats) -> None:
         """Make the missing rows, and the likely next ones in the same pass."""
         missing = columns_K[self._slot_P[columns_K] < 0]
         if not len(missing):
             return
+        likely = _largest(likely_P)
         ahead = likely[self._slot_P[likely] < 0]
         columns_K = np.unique(np.concatenate([missing, ahead[:_AHEAD]]))
         needed = self._num_made + len(columns_K)
@@ -131,7 +133,7 @@ class LinearProblem:
         self._square = square
         self._mean = mean
         self._ridge = (ridge + floor) * num_rows
-        self._likely = _largest(moment_P)
+        self._likely_P = moment_P
         self._last: tuple[Fit, Slopes] | None = None
         self._curvature_P = np.full(gram.num_columns, num_rows + self._ridge)
         self.num_rows = num_rows
@@ -140,7 +142,7 @@ class LinearProblem:
     def fit(self, columns_K: Ints, *, start: Fit | None, target: float = np.inf) -> Fit:
         """Solve the normal equations; where one starts does not matter."""
         del start, target
-        self._gram.make(columns_K, likely=self._likely)
+        self._gram.make(columns_K, likely_P=self._likely_P)
         lifted_KK = self._gram.block(columns_K)
         lifted_KK.flat[:: len(columns_K) + 1] += self._ridge
         moment_K = self._moment_P[columns_K]
@@ -155,7 +157,7 @@ class LinearProblem:
         if self._last is None or self._last[0] is not fit:
             gradient_P = self._gram.combine(fit.columns_K, fit.coefficients_K) - self._moment_P
             gradient_P[fit.columns_K] += self._ridge * fit.coefficients_K
-            self._likely = _largest(gradient_P)
+            self._likely_P = gradient_P
             self._last = fit, Slopes(gradient_P, self._curvature_P)
         whole = self._last[1]
         if columns_M is None:
@@ -177,6 +179,10 @@ class LinearProblem:
         """Return False: the second-order model is the loss."""
         del fit
         return False
+
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return -inf: every guess is fitted."""
+        return np.full(len(guesses), -np.inf)
 
     def ridged(self, weight: float) -> "LinearProblem":
         """Return itself: its loss always has a finite minimum and is its second-order model."""

@@ -6,6 +6,7 @@ models), so sacrifices add up and do not depend on how rows are spread over rank
 Dimension key: P candidate columns, K columns of a fit, M columns asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +44,16 @@ class Fit:
     """Whether the loss has no finite minimum, so that only the ridge holds the coefficients."""
     state: Any = field(default=None, repr=False)
     """What the problem keeps to answer questions at this fit."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The minimum of the second-order model after an exchange of columns."""
+
+    fit: Fit
+    """With the coefficients that are expected; what it was guessed from is its state."""
+    factor_KK: Floats
+    """Cholesky factor of the model's Hessian on its columns."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,10 @@ class Problem(Protocol):
         Where rows are all but certain the curvature of a loss says little of exchanges, and a
         search that starts there ends in a poor set; nor does its infimum say much of the columns.
         """
+        ...
+
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return what the objective at best falls to from each guess; -inf is "fit it and see"."""
         ...
 
     def deviance(self, loss: float) -> float:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from lfm4ads.core.errors import UserError
 from lfm4ads.selection.columns import Floats, Ints
 
+_BATCH_VALUES = 1 << 23
 SumOverRanks = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
@@ -23,7 +24,7 @@ SumOverRanks = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 class RowBatch:
     """A few rows: candidate columns (N, M) and what is known of each row (N,)."""
 
-    matrix_NM: Floats
+    matrix_NM: npt.NDArray[Any]
     y_N: Floats
     weight_N: Floats
     event_N: Floats
@@ -121,7 +122,7 @@ def _numbers(batch: pa.RecordBatch, name: str) -> Floats:
 
 
 class ArrayRows:
-    """Rows in memory, read like those of files."""
+    """Rows in memory, of either float, read like those of files."""
 
     def __init__(self, batch: RowBatch, *, batch_rows: int = 16_384) -> None:
         self._all = batch
@@ -129,12 +130,15 @@ class ArrayRows:
         self.num_columns = batch.matrix_NM.shape[1]
 
     def batches(self, columns_M: Ints | None) -> Iterator[RowBatch]:
-        """Yield all rows with some candidate columns."""
-        for at in range(0, len(self._all.y_N), self._batch_rows):
-            rows = slice(at, at + self._batch_rows)
+        """Yield all rows with some candidate columns, no more at a time than 64 MB of them."""
+        width = self.num_columns if columns_M is None else len(columns_M)
+        step = min(self._batch_rows, max(1, _BATCH_VALUES // max(width, 1)))
+        for at in range(0, len(self._all.y_N), step):
+            rows = slice(at, at + step)
             matrix = self._all.matrix_NM[rows]
+            taken = matrix if columns_M is None else matrix[:, columns_M]
             yield RowBatch(
-                matrix if columns_M is None else matrix[:, columns_M],
+                taken.astype(np.float64, copy=False),
                 self._all.y_N[rows],
                 self._all.weight_N[rows],
                 self._all.event_N[rows],

@@ -28,16 +28,20 @@ def sacrifices(
     Wider units gain more from noise. ``null`` takes off what a useless unit gains on average,
     ``width`` divides by the number of columns.
     """
-    values_U = np.full(units.num_units, -np.inf)
     if units.plain:
         slopes = problem.slopes(fit, columns_M=within)
         held_P = np.zeros(units.num_units)
         held_P[fit.columns_K] = fit.coefficients_K
-        held_M = held_P if within is None else held_P[within]
-        whole_M = slopes.curvature_M * held_M - slopes.gradient_M
-        found_M = 0.5 * whole_M**2 / slopes.curvature_M
-        values_U[slice(None) if within is None else within] = found_M
+        whole_M = slopes.curvature_M * (held_P if within is None else held_P[within])
+        whole_M -= slopes.gradient_M
+        whole_M *= whole_M
+        whole_M /= 2.0 * slopes.curvature_M
+        values_U = whole_M
+        if within is not None:
+            values_U = np.full(units.num_units, -np.inf)
+            values_U[within] = whole_M
     else:
+        values_U = np.full(units.num_units, -np.inf)
         chosen = np.arange(units.num_units) if within is None else within
         _fill_groups(values_U, problem, units, fit, chosen)
         null_U = 0.5 * problem.noise(fit.loss) * units.width_U

@@ -33,8 +33,9 @@ _LEAST_GAIN = 1e-9
 _TRIALS = 4
 """Predicted exchanges that are fitted before a set counts as best, for curved losses."""
 
-_SLACK = 1.0
-"""Expected rise of a log-likelihood that is still worth a fit: the guess may be off by so much."""
+_SLACK, _SLACK_PART = 1.0, 0.25
+"""Expected rise of a log-likelihood that is still worth a fit: the guess may be off by so much, and
+by this part of what the units that leave had earned."""
 _NEAR = 2
 """Sizes from which a start needs no smoothing, unless it is sure of most rows."""
 
@@ -147,13 +148,14 @@ def _settle(
     chosen, warm = start
     if options.algorithm == "splicing":
         fit = problem.fit(units.columns(chosen), start=warm)
-        walk.stop = walk.stop if walk.steps else "fixed"
-    else:
-        chosen, fit = _walk(problem, units, walk, start, within=within, options=options)
-    if options.algorithm == "pdas":
         values_U = sacrifices(problem, units, fit, correction=options.correction, within=within)
-        return chosen, fit, values_U
-    return _splice(problem, units, walk, (chosen, fit), within=within, options=options)
+        walk.stop = walk.stop if walk.steps else "fixed"
+        found = chosen, fit, values_U
+    else:
+        found = _walk(problem, units, walk, start, within=within, options=options)
+    if options.algorithm == "pdas":
+        return found
+    return _splice(problem, units, walk, found, within=within, options=options)
 
 
 def _walk(
@@ -164,10 +166,10 @@ def _walk(
     *,
     within: Ints | None,
     options: SolverOptions,
-) -> tuple[Ints, Fit]:
+) -> tuple[Ints, Fit, Floats]:
     chosen, fit = start
     seen: set[bytes] = set()
-    best: tuple[Ints, Fit] | None = None
+    best: tuple[Ints, Fit, Floats] | None = None
     last = np.inf
     for _ in range(options.max_steps):
         seen.add(chosen.tobytes())
@@ -175,9 +177,9 @@ def _walk(
         walk.steps += 1
         walk.monotone &= fit.objective <= last + _LEAST_GAIN * (1 + abs(fit.objective))
         last = fit.objective
-        if best is None or fit.objective < best[1].objective:
-            best = chosen, fit
         values_U = sacrifices(problem, units, fit, correction=options.correction, within=within)
+        if best is None or fit.objective < best[1].objective:
+            best = chosen, fit, values_U
         following = pick_largest(values_U, len(chosen))
         if following.tobytes() in seen:
             walk.stop = "fixed" if np.array_equal(following, chosen) else "repeat"
@@ -191,18 +193,18 @@ def _splice(
     problem: Problem,
     units: Units,
     walk: _Walk,
-    start: tuple[Ints, Fit],
+    start: tuple[Ints, Fit, Floats],
     *,
     within: Ints | None,
     options: SolverOptions,
 ) -> tuple[Ints, Fit, Floats]:
-    chosen, fit = start
+    chosen, fit, values_U = start
     while True:
-        values_U = sacrifices(problem, units, fit, correction=options.correction, within=within)
         better = _first_better(problem, units, (chosen, fit), values_U, options)
         if better is None:
             return chosen, fit, values_U
         chosen, fit = better
+        values_U = sacrifices(problem, units, fit, correction=options.correction, within=within)
         walk.steps += 1
 
 
@@ -222,10 +224,15 @@ def _first_better(
     )
     gain = _LEAST_GAIN * (1 + abs(fit.objective))
     target = fit.objective - gain
-    guesses = units.plain and not problem.is_quadratic and not problem.is_steep(fit)
-    for swap in _worth_fitting(problem, fit, near, values_U, gain=gain, most=options.max_swap):
+    swaps = _worth_fitting(problem, fit, near, values_U, gain=gain, most=options.max_swap)
+    starts = [fit] * len(swaps)
+    if units.plain and not problem.is_quadratic and not problem.is_steep(fit):
+        guesses = [guess(near, swap) for swap in swaps]
+        hopeful = problem.least(guesses) <= target
+        swaps = [swap for swap, keep in zip(swaps, hopeful, strict=True) if keep]
+        starts = [one.fit for one, keep in zip(guesses, hopeful, strict=True) if keep]
+    for swap, start in zip(swaps, starts, strict=True):
         following = _exchange(chosen, swap, units.num_units)
-        start = guess(near, swap) if guesses else fit
         trial = problem.fit(units.columns(following), start=start, target=target)
         if trial.objective < target:
             return following, trial
@@ -253,17 +260,19 @@ def _worth_fitting(
     if problem.is_quadratic:
         swaps = [swap for swap in (*pairs, *blocks) if swap.change < -gain]
         return sorted(swaps, key=lambda swap: swap.change)[:_TRIALS]
-    likely = [swap for swap in pairs if swap.change < _SLACK]
+    likely = [swap for swap in pairs if _is_open(swap)]
     known = {(int(swap.leaving[0]), int(swap.coming[0])) for swap in likely}
-    if problem.is_steep(fit):
-        blocks = blocks[:most]
-    else:
-        blocks = [swap for swap in blocks if swap.change < _SLACK]
+    blocks = blocks[:most] if problem.is_steep(fit) else [swap for swap in blocks if _is_open(swap)]
     for swap in blocks:
         single = len(swap.leaving) == len(swap.coming) == 1
         if not single or (int(swap.leaving[0]), int(swap.coming[0])) not in known:
             likely.append(swap)
     return sorted(likely, key=lambda swap: swap.change)
+
+
+def _is_open(swap: Swap) -> bool:
+    """Return whether an exchange may pay for all that its guess says."""
+    return swap.change < min(_SLACK, _SLACK_PART * swap.rise)
 
 
 def _exchange(chosen: Ints, swap: Swap, num_units: int) -> Ints:

@@ -7,7 +7,7 @@ Dimension key: N rows of a batch, P candidate columns, K columns of a fit (J = K
 asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from lfm4ads.selection.columns import Floats, Ints, Scale, measure_scale
 from lfm4ads.selection.families import Family, RowTerms, link, row_terms, saturated_loss
 from lfm4ads.selection.glm import PERFECT_LOSS, SEPARATED_LOSS, is_flat, shared_start
 from lfm4ads.selection.newton import Point, minimise
-from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Slopes
+from lfm4ads.selection.problem import RIDGE_FLOOR, Fit, Guess, Slopes
 from lfm4ads.selection.rows import RowBatch, RowSource, SumOverRanks
 
 
@@ -178,6 +178,10 @@ class StreamedGlm:
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss - self._saturated < 0.1 * self.num_rows
+
+    def least(self, guesses: Sequence[Guess]) -> Floats:
+        """Return -inf: every guess is fitted."""
+        return np.full(len(guesses), -np.inf)
 
     def ridged(self, weight: float) -> "StreamedGlm":
         """Return the same rows under a ridge of at least this weight."""

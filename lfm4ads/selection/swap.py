@@ -14,11 +14,8 @@ import numpy as np
 
 from lfm4ads.selection.columns import Floats, Ints
 from lfm4ads.selection.newton import factorise, forward, invert, solve
-from lfm4ads.selection.problem import Fit, Problem
-from lfm4ads.selection.units import Units, pick_largest
-
-_LIFT, _TINY = 1e-12, 1e-300
-"""What keeps the Schur complement of columns that others explain from being singular."""
+from lfm4ads.selection.problem import Fit, Guess, Problem
+from lfm4ads.selection.units import FEW, Units, pick_largest
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,8 @@ class Swap:
     leaving: Ints
     coming: Ints
     change: float
+    rise: float
+    """Of the objective, were nothing to come."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Neighbourhood:
     """The inverse times the Hessian across."""
     schur_CC: Floats
     """Hessian of the other columns, less what the chosen explain."""
+    hessian_MM: Floats
     unit_K: Ints
     unit_C: Ints
 
@@ -56,11 +56,14 @@ def open_neighbourhood(
     problem: Problem, units: Units, fit: Fit, *, chosen: Ints, values_U: Floats, num_others: int
 ) -> Neighbourhood:
     """Return the model on the chosen units and the ``num_others`` best of the rest."""
-    outside_U = values_U.copy()
-    outside_U[chosen] = -np.inf
-    room = int(np.count_nonzero(outside_U > -np.inf))
-    others = pick_largest(outside_U, min(num_others, room))
-    others = others[np.argsort(-values_U[others], kind="stable")]
+    outside_U = -values_U
+    outside_U[chosen] = np.inf
+    room = int(np.count_nonzero(outside_U < np.inf))
+    if len(outside_U) <= FEW:
+        others = outside_U.argsort(kind="stable")[: min(num_others, room)]
+    else:
+        others = pick_largest(-outside_U, min(num_others, room))
+        others = others[outside_U[others].argsort(kind="stable")]
     columns_C = units.columns(others)
     columns_M = np.concatenate([fit.columns_K, columns_C])
     hessian_MM = problem.hessian(fit, columns_M=columns_M)
@@ -78,31 +81,29 @@ def open_neighbourhood(
         inverse_KK,
         explained_KC,
         hessian_MM[size:, size:] - across_KC.T @ explained_KC,
+        hessian_MM,
         units.unit_P[fit.columns_K],
         units.unit_P[columns_C],
     )
 
 
-def guess(near: Neighbourhood, swap: Swap) -> Fit:
-    """Return the fit with the coefficients that the model expects after an exchange of columns.
-
-    Newton's method that starts there mostly sees at once whether the exchange pays.
-    """
-    fit = near.fit
-    gone = near.unit_K.searchsorted(swap.leaving)
-    come = (near.unit_C[:, None] == swap.coming).nonzero()[0]
-    across_KG = near.inverse_KK[:, gone]
-    moved_G = solve(factorise(across_KG[gone]), fit.coefficients_K[gone])
-    explained_GC = near.explained_KC[gone[:, None], come]
-    gradient_C = near.gradient_C[come] - moved_G @ explained_GC
-    joined_GC = solve(factorise(across_KG[gone]), explained_GC)
-    schur_CC = near.schur_CC[come[:, None], come] + explained_GC.T @ joined_GC
-    coming_C = -solve(factorise(schur_CC), gradient_C)
-    left_K = fit.coefficients_K - across_KG @ (moved_G - joined_GC @ coming_C)
-    left_K -= near.explained_KC[:, come] @ coming_C
-    left_K[gone] = 0.0
-    columns = np.concatenate([fit.columns_K, near.unit_C[come]])
-    return replace(fit, columns_K=columns, coefficients_K=np.concatenate([left_K, coming_C]))
+def guess(near: Neighbourhood, swap: Swap) -> Guess:
+    """Return what the model expects of an exchange of plain units."""
+    fit, size = near.fit, len(near.chosen)
+    columns_M = np.concatenate([near.unit_K, near.unit_C])
+    stays_M = np.zeros(len(columns_M), bool)
+    stays_M[:size] = True
+    stays_M[near.unit_K.searchsorted(swap.leaving)] = False
+    stays_M[size + (near.unit_C[:, None] == swap.coming).nonzero()[0]] = True
+    at = stays_M.nonzero()[0]
+    at = at[columns_M[at].argsort()]
+    rows_KM = near.hessian_MM[at]
+    factor_KK = factorise(rows_KM[:, at])
+    # The model's minimum on all columns, had they none of its curvature: H b - g.
+    wanted_K = rows_KM[:, :size] @ fit.coefficients_K
+    wanted_K -= np.concatenate([np.zeros(size), near.gradient_C])[at]
+    found = replace(fit, columns_K=columns_M[at], coefficients_K=solve(factor_KK, wanted_K))
+    return Guess(found, factor_KK)
 
 
 def pair_swaps(near: Neighbourhood, *, count: int) -> list[Swap]:
@@ -119,16 +120,18 @@ def pair_swaps(near: Neighbourhood, *, count: int) -> list[Swap]:
     gradient_KC = near.gradient_C - coefficient_K1 * ratio_KC
     curvature_KC = near.explained_KC * ratio_KC
     curvature_KC += np.maximum(near.schur_CC.diagonal(), 1e-300)
-    change_KC = 0.5 * (coefficient_K1**2 / diagonal_K1 - gradient_KC**2 / curvature_KC)
+    rise_K1 = coefficient_K1**2 / (2.0 * diagonal_K1)
+    change_KC = rise_K1 - gradient_KC**2 / (2.0 * curvature_KC)
     change_KC[near.units.always_U[near.chosen]] = np.inf
     flat = change_KC.ravel()
     best = [int(flat.argmin())] if count == 1 else flat.argsort(kind="stable")[:count].tolist()
-    found = [divmod(at, change_KC.shape[1]) for at in best]
-    return [
-        Swap(near.chosen[[i]], near.others[[j]], float(change_KC[i, j]))
-        for i, j in found
-        if change_KC[i, j] < np.inf
-    ]
+    swaps = []
+    for at in best:
+        i, j = divmod(at, change_KC.shape[1])
+        change, rise = float(change_KC[i, j]), float(rise_K1[i, 0])
+        if change < np.inf:
+            swaps.append(Swap(near.chosen[i : i + 1], near.others[j : j + 1], change, rise))
+    return swaps
 
 
 def block_swaps(near: Neighbourhood, values_U: Floats, *, most: int) -> Iterator[Swap]:
@@ -137,7 +140,7 @@ def block_swaps(near: Neighbourhood, values_U: Floats, *, most: int) -> Iterator
     Units of several columns also pair their ``most`` worst with each of the ``most`` best.
     """
     free = near.chosen[~near.units.always_U[near.chosen]]
-    worst = free[np.argsort(values_U[free], kind="stable")]
+    worst = free[values_U[free].argsort(kind="stable")]
     most = min(most, len(worst), len(near.others))
     if near.units.plain:
         yield from _nested(near, worst[:most], near.others[:most])
@@ -150,10 +153,10 @@ def block_swaps(near: Neighbourhood, values_U: Floats, *, most: int) -> Iterator
                 yield _predicted(near, worst[[leaving]], near.others[[coming]])
 
 
-def _nested(near: Neighbourhood, worst: Ints, best: Ints) -> Iterator[Swap]:
+def _nested(near: Neighbourhood, worst: Ints, best: Ints) -> list[Swap]:
     """Exchange the first c of two lists for every c, from one factor of the longest."""
     if not len(worst):
-        return
+        return []
     gone = near.chosen.searchsorted(worst)
     most = len(best)
     factor = factorise(near.inverse_KK[gone[:, None], gone])
@@ -161,20 +164,18 @@ def _nested(near: Neighbourhood, worst: Ints, best: Ints) -> Iterator[Swap]:
     joined[:, 0] = near.coefficient_K[gone]
     joined[:, 1:] = near.explained_KC[gone, :most]
     joined = forward(factor, joined)
-    # Row c of every array is the exchange of c + 1; what is not in it is an identity's.
-    in_cm = np.tri(most)
-    in_cmm = in_cm[:, :, None] * in_cm[:, None, :]
-    moved_cm = joined[:, 0] * in_cm
-    across_cmm = joined[:, 1:] * in_cmm
-    gradient_cm = near.gradient_C[:most] * in_cm - (moved_cm[:, None, :] @ across_cmm)[:, 0]
-    schur_cmm = near.schur_CC[:most, :most] * in_cmm + across_cmm.transpose(0, 2, 1) @ across_cmm
-    diagonal_cm = schur_cmm.reshape(most, -1)[:, :: most + 1]
-    diagonal_cm *= 1.0 + _LIFT
-    diagonal_cm += 1.0 - in_cm + _TINY
-    solved_cm = np.linalg.solve(schur_cmm, gradient_cm[:, :, None])[:, :, 0]
-    change_c = 0.5 * ((moved_cm * moved_cm).sum(1) - (gradient_cm * solved_cm).sum(1))
-    for at, change in enumerate(change_c.tolist()):
-        yield Swap(worst[: at + 1], best[: at + 1], change)
+    swaps = []
+    for count in range(1, most + 1):
+        # One product gives m'm, E'm and E'E.
+        across = joined[:count, : count + 1]
+        inner = across.T @ across
+        schur = near.schur_CC[:count, :count] + inner[1:, 1:]
+        gradient = near.gradient_C[:count] - inner[1:, 0]
+        whitened = forward(factorise(schur), gradient)
+        rise = 0.5 * float(inner[0, 0])
+        change = rise - 0.5 * float(whitened @ whitened)
+        swaps.append(Swap(worst[:count], best[:count], change, rise))
+    return swaps
 
 
 def _predicted(near: Neighbourhood, leaving: Ints, coming: Ints) -> Swap:
@@ -188,4 +189,5 @@ def _predicted(near: Neighbourhood, leaving: Ints, coming: Ints) -> Swap:
     gradient = near.gradient_C[come] - moved @ explained
     schur = near.schur_CC[come[:, None], come] + explained.T @ solve(factor, explained)
     gain = gradient @ solve(factorise(schur), gradient)
-    return Swap(leaving, coming, 0.5 * float(left @ moved - gain))
+    rise = 0.5 * float(left @ moved)
+    return Swap(leaving, coming, rise - 0.5 * float(gain), rise)

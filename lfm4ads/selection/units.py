@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lfm4ads.core.errors import UserError
 from lfm4ads.selection.columns import Ints
 
-_FEW = 256
+FEW = 256
 """Values up to which sorting them all is the fastest."""
 Flags = npt.NDArray[np.bool_]
 
@@ -124,7 +124,7 @@ def pick_largest(values_U: npt.NDArray[np.float64], size: int) -> Ints:
         return np.arange(len(values_U))
     if size <= 0:
         return np.zeros(0, dtype=np.int64)
-    if len(values_U) <= _FEW:
+    if len(values_U) <= FEW:
         return np.sort((-values_U).argsort(kind="stable")[:size])
     threshold = -np.partition(-values_U, size - 1)[size - 1]
     above = np.flatnonzero(values_U > threshold)

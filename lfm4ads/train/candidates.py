@@ -26,6 +26,7 @@ Model = Literal["linear", "logistic", "cox"]
 
 _DURATION = "duration of the event"
 _HOUR_MS = 3_600_000.0
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Wanted:
 class Candidates:
     """This rank's rows."""
 
-    matrix_NP: Doubles
+    matrix_NP: Floats
     units_P: list[str]
     """Representation or feature of every column."""
     names_P: list[str]
@@ -81,19 +82,27 @@ def read_candidates(
     attached = RepsReader(reader, reps, ranks=ranks)
     share = max(1, wanted.max_rows // (len(days) * ranks.world))
     pieces: list[Candidates] = []
+    matrix_NP, num_rows = np.empty((0, 0), np.float32), 0
     for day in days:
         ranks.leave_if_stopped("nothing is written; run the same command to begin again")
-        pieces += _day(wanted, timed, attached, day, share=share)
+        for piece in _day(wanted, timed, attached, day, share=share):
+            if not pieces:
+                # Pages that no row reaches are never touched, and no row is ever held twice.
+                matrix_NP = np.empty((share * len(days), len(piece.units_P)), np.float32)
+            end = num_rows + len(piece.label_N)
+            matrix_NP[num_rows:end] = piece.matrix_NP
+            pieces.append(replace(piece, matrix_NP=matrix_NP[num_rows:end]))
+            num_rows = end
     if not ranks.sum(np.array([sum(len(one.label_N) for one in pieces)]))[0]:
         raise UserError(
             f"{dataset.path} has no labelled {wanted.domain} rows for task {wanted.task} in the"
             " days chosen; choose others",
             everywhere=True,
         )
-    matrix_NP = np.concatenate([one.matrix_NP for one in pieces])
+    _fill(matrix_NP[:num_rows], ranks=ranks)
     return replace(
         pieces[0],
-        matrix_NP=_filled(matrix_NP, ranks=ranks),
+        matrix_NP=matrix_NP[:num_rows],
         label_N=np.concatenate([one.label_N for one in pieces]),
         event_N=np.concatenate([one.event_N for one in pieces]),
     )
@@ -124,7 +133,7 @@ def _day(
             else _dims(batch)
         )
         yield Candidates(
-            np.concatenate([part[keep] for part in columns.values()], axis=1).astype(np.float64),
+            np.concatenate([part[keep] for part in columns.values()], axis=1),
             [name for name, part in columns.items() for _ in range(part.shape[1])],
             [f"{name}:{j}" for name, part in columns.items() for j in range(part.shape[1])],
             label_N[keep],
@@ -162,11 +171,17 @@ def _outcome(wanted: Wanted, dataset: Dataset, batch: Batch) -> tuple[Doubles, D
     return np.where(seen_N, delay_N, left_N) / _HOUR_MS, seen_N.astype(np.float64)
 
 
-def _filled(matrix_NP: Doubles, *, ranks: Ranks) -> Doubles:
-    absent_NP = np.isnan(matrix_NP)
-    sums_2P = np.stack([np.nansum(matrix_NP, axis=0), (~absent_NP).sum(0)])
+def _fill(matrix_NP: Floats, *, ranks: Ranks) -> None:
+    """Replace what is absent by the mean of the rows of all ranks, in place."""
+    blocks = [matrix_NP[at : at + _BLOCK_ROWS] for at in range(0, len(matrix_NP), _BLOCK_ROWS)]
+    sums_2P = np.zeros((2, matrix_NP.shape[1]))
+    for block in blocks:
+        known = ~np.isnan(block)
+        sums_2P += [block.sum(0, dtype=np.float64, where=known), known.sum(0)]
     sum_P, count_P = ranks.sum(sums_2P)
-    return np.where(absent_NP, sum_P / np.maximum(count_P, 1.0), matrix_NP)
+    mean_P = (sum_P / np.maximum(count_P, 1.0)).astype(np.float32)
+    for block in blocks:
+        np.copyto(block, mean_P, where=np.isnan(block))
 
 
 def _dims(batch: Batch) -> dict[str, Floats]:

@@ -203,6 +203,19 @@ def test_perfect_separation_ends_with_a_flag():
     assert not usual.separated_
 
 
+@pytest.mark.parametrize("search", ["sequential", "golden"])
+def test_near_separation_is_no_reason_for_a_useless_column(search):
+    recipe = Recipe(model="logistic", rows=500, columns=2000, true_columns=10)
+    drawn = draw(recipe, seed=15)
+    estimator = BestSubsetClassifier(search=search, max_size=36).fit(drawn.matrix_NP, drawn.y_N)
+    assert estimator.get_support(indices=True).tolist() == sorted(drawn.true_K.tolist())
+    rows = {row["size"]: row for row in estimator.get_path()}
+    # An 11th column leaves no row in doubt; its textbook criterion would be the lowest.
+    price = np.log(500) + 2 * np.log(2000)
+    assert rows[11]["deviance"] + 11 * price < rows[10]["deviance"] + 10 * price
+    assert rows[11]["ebic"] > rows[10]["ebic"]
+
+
 def test_more_columns_than_rows_and_every_column():
     generator = np.random.default_rng(0)
     X = generator.normal(size=(30, 80))

@@ -67,7 +67,7 @@ def test_a_predicted_exchange_of_a_linear_model_is_a_fact():
         fitted = problem.fit(after, start=None)
         assert swap.change == pytest.approx(fitted.objective - fit.objective, abs=1e-8)
         expected, found = np.zeros(10), np.zeros(10)
-        start = guess(near, swap)
+        start = guess(near, swap).fit
         expected[fitted.columns_K], found[start.columns_K] = (
             fitted.coefficients_K,
             start.coefficients_K,
