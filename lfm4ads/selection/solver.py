@@ -29,10 +29,9 @@ from lfm4ads.selection.units import Units, pick_largest
 Algorithm = Literal["pdas+splicing", "pdas", "splicing", "pure"]
 Stop = Literal["fixed", "repeat", "cap"]
 _LEAST_GAIN = 1e-9
-"""Relative fall of the loss that counts as one: below it fits differ by rounding."""
+"""Relative fall of the loss that is more than rounding."""
 _TRIALS = 4
-"""Predicted exchanges that are fitted before a set counts as best, for curved losses."""
-
+"""Predicted exchanges of pairs that are fitted, for curved losses."""
 _SLACK, _SLACK_PART = 1.0, 0.25
 """Expected rise of a log-likelihood that is still worth a fit: the guess may be off by so much, and
 by this part of what the units that leave had earned."""
@@ -100,8 +99,8 @@ def solve(
     near = abs(size - len(start.units)) <= _NEAR and not problem.is_steep(start.fit)
     if smooth is problem or near or options.algorithm == "pdas":
         return _search(problem, units, walk, start, size=size, options=options)
-    first = _search(smooth, units, walk, start, size=size, options=options)
-    return _search(problem, units, walk, first, size=size, options=options)
+    start = _search(smooth, units, walk, start, size=size, options=options)
+    return _search(problem, units, walk, start, size=size, options=options)
 
 
 def _search(
@@ -153,8 +152,8 @@ def _settle(
         found = chosen, fit, values_U
     else:
         found = _walk(problem, units, walk, start, within=within, options=options)
-    if options.algorithm == "pdas":
-        return found
+        if options.algorithm == "pdas":
+            return found
     return _splice(problem, units, walk, found, within=within, options=options)
 
 
@@ -185,7 +184,7 @@ def _walk(
             walk.stop = "fixed" if np.array_equal(following, chosen) else "repeat"
             break
         chosen = following
-    assert best is not None  # max_steps is at least one
+    assert best is not None
     return best
 
 
@@ -251,7 +250,7 @@ def _worth_fitting(
     """Return exchanges to fit, the most promising first.
 
     A predicted change is a fact for quadratic losses. For others it is a guess, wrong by most where
-    rows are all but certain: there splicing's own exchanges are fitted whatever is expected.
+    rows are all but certain: there splicing's own exchanges are fitted in any case.
     """
     pairs = (
         pair_swaps(near, count=1 if problem.is_quadratic else _TRIALS) if near.units.plain else []
