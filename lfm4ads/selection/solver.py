@@ -33,8 +33,7 @@ _LEAST_GAIN = 1e-9
 _TRIALS = 4
 """Predicted exchanges of pairs that are fitted, for curved losses."""
 _SLACK, _SLACK_PART = 1.0, 0.25
-"""Expected rise of a log-likelihood that is still worth a fit: the guess may be off by so much, and
-by this part of what the units that leave had earned."""
+"""Expected rise worth a fit: the guess may be off by it, and by a part of what those leaving earned."""
 _NEAR = 2
 """Sizes from which a start needs no smoothing, unless it is sure of most rows."""
 
