@@ -33,7 +33,7 @@ _LEAST_GAIN = 1e-9
 _TRIALS = 4
 """Predicted exchanges of pairs that are fitted, for curved losses."""
 _SLACK, _SLACK_PART = 1.0, 0.25
-"""Expected rise worth a fit: the guess may be off by it, and by a part of what those leaving earned."""
+"""Expected rise worth a fit: a guess may be off by it, and by a part of what those leaving had."""
 _NEAR = 2
 """Sizes from which a start needs no smoothing, unless it is sure of most rows."""
 
