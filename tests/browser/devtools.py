@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND",  # an outside request is seen, and leads nowhere
 )
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 100
 
 
 class BrowserError(RuntimeError):

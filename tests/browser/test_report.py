@@ -17,7 +17,7 @@ ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 def output(tmp_path_factory):
     """A report of nine runs with curves by layer, pretraining and the truth, by the real stage."""
     folder = tmp_path_factory.mktemp("report")
-    planted = plant(folder / "planted", num_rows=3_000, seeds=(0, 1, 2))
+    planted = plant(folder / "planted", num_rows=2_000, seeds=(0, 1, 2))
     run(
         Config(
             runs=(planted.runs,),
