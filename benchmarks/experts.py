@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -67,10 +67,10 @@ trains: {{click: [main], long_view: [other]}}
 
 
 def _steps(
-    words: str, batches: list[Batch], *, ranks: Ranks, schema: Schema
+    config: LfmConfig, batches: list[Batch], *, ranks: Ranks, schema: Schema
 ) -> Callable[[], float]:
     seed_torch(0)
-    model = Lfm(schema, parse_config(LfmConfig, _SHAPE + words))
+    model = Lfm(schema, config)
     sharded = shard_model(model, config=ShardConfig(), ranks=ranks, seed=0)
     sharded.model.train()
 
@@ -84,8 +84,10 @@ def _steps(
     return once
 
 
-def measure(*, rounds: int, batch_size: int, ranks: Ranks) -> dict[str, float]:
-    """Return the median seconds of a step of each model."""
+def measure(
+    models: Mapping[str, LfmConfig], *, rounds: int, batch_size: int, ranks: Ranks
+) -> dict[str, float]:
+    """Return the median seconds of a step of each model, on a day of the simulator."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["configs/prepare/adsworld.yaml", f"output={folder}/data", "days=1", "fit_days=1"]
         prepare.run(load_config(prepare.Config, words))
@@ -94,8 +96,8 @@ def measure(*, rounds: int, batch_size: int, ranks: Ranks) -> dict[str, float]:
         day = min(dataset.days)
         batches = [batch for batch, _ in zip(reader.day(day), range(8), strict=False)]
     runs = {
-        name: _steps(words, batches, ranks=ranks, schema=dataset.schema)
-        for name, words in MODELS.items()
+        name: _steps(config, batches, ranks=ranks, schema=dataset.schema)
+        for name, config in models.items()
     }
     for once in runs.values():
         once()
@@ -114,8 +116,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    models = {name: parse_config(LfmConfig, _SHAPE + words) for name, words in MODELS.items()}
     with open_ranks() as ranks:
-        seconds = measure(rounds=arguments.rounds, batch_size=arguments.batch_size, ranks=ranks)
+        seconds = measure(
+            models, rounds=arguments.rounds, batch_size=arguments.batch_size, ranks=ranks
+        )
     first = next(iter(seconds.values()))
     ratios = {name: first / value for name, value in seconds.items()}
     if arguments.json:
