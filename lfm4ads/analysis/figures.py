@@ -255,8 +255,7 @@ def draw_curves(curves: Sequence[Curve], *, section: str, styles: Mapping[str, S
     days = sorted({day for curve in curves for day in curve.days})
     facts = "; ".join(f"{curve.run} from {curve.y[0]:.4g} to {curve.y[-1]:.4g}" for curve in curves)
     arms = list(dict.fromkeys(curve.arm for curve in curves))
-    # A legend of many rows takes its own room, not the curves'.
-    with canvas(height=2.7 + 0.19 * max(0, len(arms) // 3 - 1)) as (figure, axes):
+    with canvas(height=2.7) as (figure, axes):
         for curve in curves:
             style = styles.get(curve.arm, Style(colour=PALETTE[0], marker="o"))
             is_first = curve is next(one for one in curves if one.arm == curve.arm)
@@ -272,11 +271,12 @@ def draw_curves(curves: Sequence[Curve], *, section: str, styles: Mapping[str, S
                 label=curve.arm if is_first and len(styles) > 1 else None,
             )
         if days:
-            shown = range(0, len(days), max(1, len(days) // 6))
+            shown = range(0, len(days), -(-len(days) // 6))
             names = [f"{days[place][4:6]}-{days[place][6:]}" for place in shown]
             axes.set_xticks(list(shown), names)
         else:
-            whole = max(curve.x[-1] for curve in curves) > 2
+            whole = all(float(x).is_integer() for curve in curves for x in curve.x)
+            whole = whole or max(curve.x[-1] for curve in curves) > 2
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
         over = "epoch, day after day" if first.over == "epoch" else "step"
         axes.set_xlabel("day (month-day)" if days else over)

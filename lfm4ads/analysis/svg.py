@@ -125,10 +125,13 @@ def to_svg(figure: Figure, *, name: str) -> str:
 
 
 def legend_below(figure: Figure) -> None:
-    """Name the lines below the axes, in as many columns as their names leave room for."""
+    """Name the lines below the axes, in as many columns as fit; the picture grows by its rows."""
     named = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
-    points = 30 + 5.4 * max(map(len, named))
-    figure.legend(loc="outside lower center", ncols=int(min(4, max(1, 310 // points))))
+    columns = int(min(4, max(1, 310 // (30 + 5.4 * max(map(len, named))))))
+    rows = -(-len(named) // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * (rows - 1))
+    figure.legend(loc="outside lower center", ncols=columns)
 
 
 def finish(figure: Figure, *, name: str, section: str, alt: str, caption: str = "") -> Picture:

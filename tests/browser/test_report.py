@@ -161,6 +161,9 @@ def test_on_paper_tables_unroll_and_controls_are_gone(browser, output, tmp_path)
     page.pdf(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     page.call("Emulation.setEmulatedMedia", media="print")
+    page.resize(width=733)  # A4 without its margins
+    assert page.overflow() == []
+    assert page.evaluate("document.querySelector('#figures').offsetWidth") <= 733
     hidden = """[...document.querySelectorAll(".scroll")].filter(
       (one) => one.scrollHeight > one.clientHeight + 1).length"""
     assert page.evaluate(hidden) == 0

@@ -27,10 +27,11 @@ SECONDS = 500
 
 @dataclass(frozen=True)
 class Job:
-    """``python -m launch.<stage> configs/<stage>/debug.yaml <words>``."""
+    """``python -m launch.<stage> configs/<stage>/<config>.yaml <words>``."""
 
     stage: str
     words: tuple[str, ...]
+    config: str = "debug"
 
 
 def job(stage: str, **words: object) -> Job:
@@ -61,7 +62,7 @@ def _try(ranks, one):
     stage = STAGES[one.stage]
     try:
         with ranks.together():
-            path = ROOT / "configs" / one.stage / "debug.yaml"
+            path = ROOT / "configs" / one.stage / f"{one.config}.yaml"
             config = load_config(stage.Config, [str(path), *one.words])
         stage.run(config, ranks)
     except UserError as error:

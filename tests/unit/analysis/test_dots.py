@@ -1,6 +1,6 @@
 """Pictures of marks and of days: what is on them, in words and in both files."""
 
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 
 from lfm4ads.analysis.dots import draw_days, draw_dots
 from lfm4ads.analysis.maps import About, draw_spectra
@@ -9,7 +9,7 @@ ABOUT = About(name="one", section="abundance", title="Tables", caption="Grey: wi
 
 
 def texts(svg):
-    return {one.text for one in ElementTree.fromstring(svg).iter() if one.tag.endswith("text")}
+    return {one.text for one in ET.fromstring(svg).iter() if one.tag.endswith("text")}
 
 
 def test_a_figure_that_is_not_defined_has_words_and_no_mark():
