@@ -74,19 +74,7 @@ class MixTower(nn.Module):
         self.streams = list(streams)
         """Who merges: the tasks, or one empty name for all."""
         self._sets = {name: one.tables for name, one in config.all_experts.items()}
-        for name, table_set in self._sets.items():
-            if table_set not in layouts:
-                raise UserError(
-                    f"expert {name} reads table set {table_set}; model.sets has"
-                    f" {', '.join(layouts)}",
-                    everywhere=True,
-                )
-        unread = set(layouts) - set(self._sets.values())
-        if unread:
-            raise UserError(
-                f"no expert reads table set {min(unread)}; give it one or remove the set",
-                everywhere=True,
-            )
+        _check_names(config, self._sets, layouts=layouts, streams=streams)
         self.interactions = nn.ModuleDict()
         self._layer_names: dict[str, list[str]] = {}
         dims: dict[str, int] = {"towers": sum(sum(one.widths[:2]) for one in layouts.values())}
@@ -98,7 +86,6 @@ class MixTower(nn.Module):
             self._layer_names[name] = [f"{name}_{layer}" for layer in block.layer_names]
             dims |= dict(zip(self._layer_names[name], block.layer_dims, strict=True))
         gate_widths = [sum(layouts[one].widths) for one in self._sets.values()]
-        _check_chain(config, streams=streams)
         levels = plan_levels(access, config.all_experts, streams=streams, layers=config.layers)
         self.branches = nn.ModuleDict(
             {
@@ -191,7 +178,26 @@ class MixTower(nn.Module):
         }
 
 
-def _check_chain(config: MixConfig, *, streams: Sequence[str]) -> None:
+def _check_names(
+    config: MixConfig,
+    sets: Mapping[str, str],
+    *,
+    layouts: Mapping[str, SetLayout],
+    streams: Sequence[str],
+) -> None:
+    """Refuse sets that no expert reads or the model lacks, and chains of other tasks."""
+    for name, table_set in sets.items():
+        if table_set not in layouts:
+            raise UserError(
+                f"expert {name} reads table set {table_set}; model.sets has {', '.join(layouts)}",
+                everywhere=True,
+            )
+    unread = set(layouts) - set(sets.values())
+    if unread:
+        raise UserError(
+            f"no expert reads table set {min(unread)}; give it one or remove the set",
+            everywhere=True,
+        )
     for task in config.chain:
         if task not in streams:
             raise UserError(
