@@ -1,7 +1,7 @@
 """Shape of the foundation model, as a config."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
 
 from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.fields import FieldConfig
@@ -49,6 +49,18 @@ MultitaskKind = Literal[
 ]  # fmt: skip
 
 
+_READ_BY: dict[str, tuple[MultitaskKind, ...]] = {
+    "stop_gradient": ("stem", "stem_al"),
+    "order": ("esmm", "aitm"),
+    "main": ("stem_al",),
+    "dims": ("ame",),
+}
+
+
+def _default(one: Field[Any]) -> object:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
 @dataclass(frozen=True, kw_only=True)
 class MultitaskConfig:
     """A multi-task network by name; it writes table sets, experts, merge, reads and trains.
@@ -68,6 +80,7 @@ class MultitaskConfig:
     hidden: tuple[int, ...] = (128,)
     """MLP of an expert."""
     gate_hidden: tuple[int, ...] = (64,)
+    """Of kinds that have gates, as gate_input."""
     gate_input: Literal["trained", "own", "sum"] = "sum"
     """sum: task and shared inputs added, as in STEM's code; own: the task's alone, as in its
     figure; trained: side by side."""
@@ -87,6 +100,15 @@ class MultitaskConfig:
             )
         if self.layers > 1 and self.kind in ("shared_bottom", "stem_al"):
             raise ValueError(f"model.multitask.kind={self.kind} has one layer of experts")
+        changed = [one.name for one in fields(self) if getattr(self, one.name) != _default(one)]
+        if self.kind == "none" and changed:
+            raise ValueError(f"model.multitask.{changed[0]} is set and kind is not; name a kind")
+        for name, kinds in _READ_BY.items():
+            if name in changed and self.kind not in kinds:
+                raise ValueError(
+                    f"model.multitask.{name} is read by {' and '.join(kinds)} alone, kind is"
+                    f" {self.kind}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from tests.unit.model.by_hand import logits_by_hand
 from tests.unit.model.shapes import TOWER, belongs, build, run, stir
 from tests.unit.model.test_sets import TASKS, add_noise, alone, changed_tasks, gradients
 
-SHAPE = MultitaskConfig(task_experts=2, shared_experts=3, hidden=(14, 12), gate_hidden=(6,))
+SHAPE = {"task_experts": 2, "shared_experts": 3, "hidden": (14, 12), "gate_hidden": (6,)}
 KINDS = (
     "single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm", "me_mmoe", "me_ple", "ame",
     "stem",
@@ -30,7 +30,7 @@ def config_of(kind, **words):
     return LfmConfig(
         tower=TOWER,
         mix=MixConfig(hidden=(10,)),
-        multitask=replace(SHAPE, kind=kind, **words),
+        multitask=MultitaskConfig(**SHAPE | words, kind=kind),
         context="user",
     )
 
@@ -234,6 +234,21 @@ def test_counts_below_one_are_refused(words):
 def test_kinds_of_one_layer_refuse_two(kind):
     with pytest.raises(ValueError, match=f"model.multitask.kind={kind} has one layer of experts"):
         MultitaskConfig(kind=kind, layers=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"dim": 8}, "model.multitask.dim is set and kind is not; name a kind"),
+        ({"kind": "mmoe", "stop_gradient": False}, "stop_gradient is read by stem and stem_al alo"),
+        ({"kind": "ple", "order": ("click",)}, "order is read by esmm and aitm alone, kind is ple"),
+        ({"kind": "stem", "main": ("click",)}, "main is read by stem_al alone, kind is stem"),
+        ({"kind": "stem", "dims": (4, 8)}, "dims is read by ame alone, kind is stem"),
+    ],
+)
+def test_settings_that_nobody_would_read_are_refused(words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MultitaskConfig(**words)
 
 
 def test_gates_that_add_inputs_of_two_widths_are_refused(schema, batch):
