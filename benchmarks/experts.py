@@ -108,28 +108,32 @@ def measure(
     return {name: median(values) for name, values in seconds.items()}
 
 
-def main() -> int:
-    """Print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def print_ratios(models: Mapping[str, LfmConfig], *, words: str) -> None:
+    """Measure as the command line says; print speeds over that of the first model.
+
+    ``words`` are the program's own description.
+    """
+    parser = argparse.ArgumentParser(description=words)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    models = {name: parse_config(LfmConfig, _SHAPE + words) for name, words in MODELS.items()}
     with open_ranks() as ranks:
         seconds = measure(
             models, rounds=arguments.rounds, batch_size=arguments.batch_size, ranks=ranks
         )
-    first = next(iter(seconds.values()))
-    ratios = {name: first / value for name, value in seconds.items()}
+    first = next(iter(models))
+    ratios = {name: seconds[first] / value for name, value in seconds.items()}
     if arguments.json:
         sys.stdout.write(f"{json.dumps({'ratios': ratios})}\n")
-        return 0
+        return
     for name, ratio in ratios.items():
-        sys.stdout.write(f"{name:50} {ratio:5.2f} of dcnv2's rows a second\n")
-    return 0
+        sys.stdout.write(f"{name:50} {ratio:5.2f} of {first}'s rows a second\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print_ratios(
+        {name: parse_config(LfmConfig, _SHAPE + words) for name, words in MODELS.items()},
+        words=__doc__,
+    )

@@ -4,14 +4,7 @@ The three tasks of the simulator, tables of the schema's width 16 in every set; 
 on one set as wide as STEM's four together.
 """
 
-import argparse
-import json
-import sys
-
-import torch
-
-from benchmarks.experts import measure
-from lfm4ads.core.ranks import open_ranks
+from benchmarks.experts import print_ratios
 from lfm4ads.model.config import LfmConfig, MultitaskConfig
 from lfm4ads.model.multitask import expand_multitask
 from lfm4ads.nn.branch import MixConfig
@@ -51,27 +44,5 @@ def config_of(network: MultitaskConfig) -> LfmConfig:
     return expand_multitask(config, tasks=TASKS)
 
 
-def main() -> int:
-    """Print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    models = {name: config_of(network) for name, network in NETWORKS.items()}
-    with open_ranks() as ranks:
-        seconds = measure(
-            models, rounds=arguments.rounds, batch_size=arguments.batch_size, ranks=ranks
-        )
-    ratios = {name: seconds["shared_bottom"] / value for name, value in seconds.items()}
-    if arguments.json:
-        sys.stdout.write(f"{json.dumps({'ratios': ratios})}\n")
-        return 0
-    for name, ratio in ratios.items():
-        sys.stdout.write(f"{name:20} {ratio:5.2f} of shared-bottom's rows a second\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    print_ratios({name: config_of(network) for name, network in NETWORKS.items()}, words=__doc__)
