@@ -108,7 +108,7 @@ def measure(
     return {name: median(values) for name, values in seconds.items()}
 
 
-def print_ratios(models: Mapping[str, LfmConfig], *, words: str) -> None:
+def print_ratios(models: Mapping[str, LfmConfig], *, words: str | None) -> None:
     """Measure as the command line says; print speeds over that of the first model.
 
     ``words`` are the program's own description.
