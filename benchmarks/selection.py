@@ -1,6 +1,7 @@
 """Best subset selection beside abess and lasso on the same data in the same run.
 
 python -m benchmarks.selection --json [--setups linear-1000-20 ...] [--replications 20] [--lasso 2]
+    [--first-seed 1]
 python -m benchmarks.selection --section exhaustive|real|scale --json [words of the section]
 
 abess (and scikit-survival for the lasso of Cox models) are installed by hand where this runs; they
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
     parser.add_argument("--setups", nargs="*", default=list(SETUPS))
     parser.add_argument("--replications", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=1, help="seeds are this one and the next")
     parser.add_argument("--lasso", type=int, default=0, help="replications with a lasso too")
     parser.add_argument("--section", choices=list(SECTIONS), help="another part, with own words")
     options, rest = parser.parse_known_args()
@@ -132,32 +134,34 @@ def main() -> None:
     if find_spec("abess") is None:
         sys.exit("abess is not installed and nothing can be compared: pip install abess")
     warnings.simplefilter("ignore")  # solvers warn of separable data, which is the point
+    seeds = range(options.first_seed, options.first_seed + options.replications)
     found = [
         line
         for name in options.setups
-        for line in _setup(name, replications=options.replications, num_lasso=options.lasso)
+        for line in _setup(name, seeds=seeds, num_lasso=options.lasso)
     ]
     ratios = {f"{line['setup']}/{line['search']}": line["ratio"] for line in found}
     if options.json:
         print(json.dumps({"setups": found, "ratios": ratios}))
 
 
-def _setup(name: str, *, replications: int, num_lasso: int) -> list[dict[str, Any]]:
+def _setup(name: str, *, seeds: range, num_lasso: int) -> list[dict[str, Any]]:
     recipe = SETUPS[name]
-    draws = [draw(recipe, seed=seed) for seed in range(1, 2)]
-    _ours(recipe, draws[0], "golden")  # imports and first calls are nobody's time
-    _abess(recipe, draws[0], "golden")
+    first = draw(recipe, seed=seeds[0])
+    _ours(recipe, first, "golden")  # imports and first calls are nobody's time
+    _abess(recipe, first, "golden")
     lines = []
     for search in ("sequential", "golden"):
         ours, peers, lassos = [], [], []
-        for seed in range(1, replications + 1):
+        for seed in seeds:
             drawn = draw(recipe, seed=seed)
             fresh = draw_again(recipe, drawn, seed=10_000 + seed)
             ours.append(_outcome(recipe, drawn, fresh, lambda d: _ours(recipe, d, search)))  # noqa: B023 - called at once
             peers.append(_outcome(recipe, drawn, fresh, lambda d: _abess(recipe, d, search)))  # noqa: B023 - called at once
-            if seed <= num_lasso and search == "golden":
+            if seed < seeds[0] + num_lasso and search == "golden":
                 lassos.append(_outcome(recipe, drawn, fresh, lambda d: _lasso(recipe, d)))
-        line = {"setup": name, "search": search, "replications": replications}
+        line = {"setup": name, "search": search, "replications": len(seeds)}
+        line["first_seed"] = seeds[0]
         line |= _summary("ours", ours) | _summary("abess", peers) | _summary("lasso", lassos)
         pairs = zip(ours, peers, strict=True)
         line["ratio"] = statistics.median(mine.seconds / theirs.seconds for mine, theirs in pairs)
