@@ -7,7 +7,9 @@ python -m benchmarks.selection --section exhaustive|real|scale --json [words of 
 abess (and scikit-survival for the lasso of Cox models) are installed by hand where this runs; they
 are no dependency of the package. Times are CPU seconds of one thread. The last line printed is one
 JSON object: ``setups``, one object each, and ``ratios``, the median over replications of our time
-over that of abess. Other sections are in modules of their own.
+over that of abess. ``better`` and ``worse`` count the draws in which EBIC of our set is below and
+above that of abess's, both fitted by the same code, and ``behind`` names the draws where our set
+has fewer true or more useless columns. Other sections are in modules of their own.
 
 Dimension key: N rows, P columns.
 """
@@ -25,20 +27,22 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.linear_model import LassoCV, LogisticRegressionCV
 from sklearn.metrics import r2_score, roc_auc_score
 
 from benchmarks import selection_exact, selection_real, selection_scale
+from benchmarks.selection_peers import Fitted, fit_abess, fit_lasso, target
 from lfm4ads.selection import BestSubsetClassifier, BestSubsetCox, BestSubsetRegressor
+from lfm4ads.selection.columns import Ints
+from lfm4ads.selection.criteria import price
 from lfm4ads.selection.path import default_largest
+from lfm4ads.selection.problem import criterion_deviance
 from lfm4ads.selection.recipe import Drawn, Recipe, draw, draw_again
 from lfm4ads.selection.survival import Survival, concordance
+from lfm4ads.selection.task import Task, open_task
 
 SETUPS: dict[str, Recipe] = {
     "linear-1000-20": Recipe(model="linear", rows=1000, columns=20, true_columns=4),
@@ -95,7 +99,8 @@ SECTIONS = {
     "real": selection_real.main,
     "scale": selection_scale.main,
 }
-Fitted = npt.NDArray[np.float64]
+_SAME = 1e-6
+"""Difference of EBIC that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Outcome:
     false_positives: int
     score: float
     """R2, AUC or C-index on other rows of the same truth."""
+    columns: Ints
 
 
 def main() -> None:
@@ -149,7 +155,7 @@ def _setup(name: str, *, seeds: range, num_lasso: int) -> list[dict[str, Any]]:
     recipe = SETUPS[name]
     first = draw(recipe, seed=seeds[0])
     _ours(recipe, first, "golden")  # imports and first calls are nobody's time
-    _abess(recipe, first, "golden")
+    _theirs(recipe, first, "golden")
     lines = []
     for search in ("sequential", "golden"):
         ours, peers, lassos = [], [], []
@@ -157,14 +163,15 @@ def _setup(name: str, *, seeds: range, num_lasso: int) -> list[dict[str, Any]]:
             drawn = draw(recipe, seed=seed)
             fresh = draw_again(recipe, drawn, seed=10_000 + seed)
             ours.append(_outcome(recipe, drawn, fresh, lambda d: _ours(recipe, d, search)))  # noqa: B023 - called at once
-            peers.append(_outcome(recipe, drawn, fresh, lambda d: _abess(recipe, d, search)))  # noqa: B023 - called at once
+            peers.append(_outcome(recipe, drawn, fresh, lambda d: _theirs(recipe, d, search)))  # noqa: B023 - called at once
             if seed < seeds[0] + num_lasso and search == "golden":
-                lassos.append(_outcome(recipe, drawn, fresh, lambda d: _lasso(recipe, d)))
+                lassos.append(_outcome(recipe, drawn, fresh, lambda d: fit_lasso(recipe, d)))
         line = {"setup": name, "search": search, "replications": len(seeds)}
         line["first_seed"] = seeds[0]
         line |= _summary("ours", ours) | _summary("abess", peers) | _summary("lasso", lassos)
         pairs = zip(ours, peers, strict=True)
         line["ratio"] = statistics.median(mine.seconds / theirs.seconds for mine, theirs in pairs)
+        line |= _compared(recipe, seeds, ours, peers)
         line["true_positives"], line["false_positives"] = (
             line["ours_true_positives"],
             line["ours_false_positives"],
@@ -199,7 +206,42 @@ def _outcome(recipe: Recipe, drawn: Drawn, fresh: Drawn, fit: Callable[[Drawn], 
             score = concordance(predictor_N, Survival(fresh.y_N, fresh.event_N))
         case _:
             score = roc_auc_score(fresh.y_N, predictor_N)
-    return Outcome(seconds, len(chosen & truth), len(chosen - truth), float(score))
+    columns = np.flatnonzero(coefficients_P)
+    return Outcome(seconds, len(chosen & truth), len(chosen - truth), float(score), columns)
+
+
+def _compared(
+    recipe: Recipe, seeds: range, ours: list[Outcome], peers: list[Outcome]
+) -> dict[str, Any]:
+    """Return how EBIC of our sets compares with that of the other's."""
+    found: dict[str, Any] = {"better": 0, "worse": 0, "behind": []}
+    for seed, mine, theirs in zip(seeds, ours, peers, strict=True):
+        if np.array_equal(mine.columns, theirs.columns):
+            continue
+        drawn = draw(recipe, seed=seed)
+        gap = _ebic(recipe, drawn, mine.columns) - _ebic(recipe, drawn, theirs.columns)
+        found["better"] += gap < -_SAME
+        found["worse"] += gap > _SAME
+        fewer = mine.true_positives - theirs.true_positives
+        more = mine.false_positives - theirs.false_positives
+        if fewer < 0 or more > 0:
+            behind = {"seed": seed, "true_positives": fewer, "false_positives": more}
+            found["behind"].append(behind | {"ebic": round(gap, 3)})
+    return found
+
+
+def _ebic(recipe: Recipe, drawn: Drawn, columns_K: Ints) -> float:
+    task = Task(
+        model=recipe.model,
+        matrix=drawn.matrix_NP[:, columns_K],
+        y_N=drawn.y_N,
+        weight_N=np.ones(recipe.rows),
+        event_N=drawn.event_N if recipe.model == "cox" else None,
+    )
+    problem = open_task(task).problem
+    fit = problem.fit(np.arange(len(columns_K)), start=None)
+    each = price("ebic", num_rows=problem.num_rows, num_units=recipe.columns)
+    return criterion_deviance(problem, fit) + each * len(columns_K)
 
 
 def _largest(recipe: Recipe) -> int:
@@ -214,55 +256,11 @@ def _ours(recipe: Recipe, drawn: Drawn, search: Any) -> Fitted:
         "cox": BestSubsetCox,
     }[recipe.model]
     estimator = face(search=search, criterion="ebic", max_size=_largest(recipe))
-    return estimator.fit(drawn.matrix_NP, _target(recipe, drawn)).coef_.ravel()
+    return estimator.fit(drawn.matrix_NP, target(recipe, drawn)).coef_.ravel()
 
 
-def _abess(recipe: Recipe, drawn: Drawn, search: str) -> Fitted:
-    abess = import_module("abess")  # a peer, installed only where this is run
-    face = {
-        "linear": abess.LinearRegression,
-        "logistic": abess.LogisticRegression,
-        "cox": abess.CoxPHSurvivalAnalysis,
-    }[recipe.model]
-    most = _largest(recipe)
-    if search == "sequential":
-        estimator = face(path_type="seq", support_size=range(most + 1), ic_type="ebic")
-    else:
-        estimator = face(path_type="gs", s_min=0, s_max=most, ic_type="ebic")
-    return np.asarray(estimator.fit(drawn.matrix_NP, _target(recipe, drawn)).coef_).ravel()
-
-
-def _lasso(recipe: Recipe, drawn: Drawn) -> Fitted:
-    match recipe.model:
-        case "linear":
-            return LassoCV(cv=5).fit(drawn.matrix_NP, drawn.y_N).coef_
-        case "cox":
-            return _coxnet(drawn)
-        case _:
-            # Its annotations know neither of the two words it asks for.
-            words: dict[str, Any] = {"l1_ratios": (1.0,), "use_legacy_attributes": False}
-            lasso = LogisticRegressionCV(Cs=10, solver="liblinear", cv=5, **words)
-            return lasso.fit(drawn.matrix_NP, drawn.y_N).coef_.ravel()
-
-
-def _coxnet(drawn: Drawn) -> Fitted:
-    peer = import_module("sksurv.linear_model")  # a peer, as above
-
-    y = np.array(
-        list(zip(drawn.event_N > 0, drawn.y_N + 1.0, strict=True)),
-        dtype=[("e", bool), ("t", float)],
-    )
-    half = len(y) // 2
-    path = peer.CoxnetSurvivalAnalysis(l1_ratio=1.0).fit(drawn.matrix_NP[:half], y[:half])
-    held = Survival(drawn.y_N[half:], drawn.event_N[half:])
-    scores = [concordance(drawn.matrix_NP[half:] @ beta, held) for beta in path.coef_.T]
-    penalty = path.alphas_[int(np.argmax(scores))]
-    final = peer.CoxnetSurvivalAnalysis(l1_ratio=1.0, alphas=[penalty]).fit(drawn.matrix_NP, y)
-    return final.coef_.ravel()
-
-
-def _target(recipe: Recipe, drawn: Drawn) -> Any:
-    return np.c_[drawn.y_N, drawn.event_N] if recipe.model == "cox" else drawn.y_N
+def _theirs(recipe: Recipe, drawn: Drawn, search: str) -> Fitted:
+    return fit_abess(recipe, drawn, sequential=search == "sequential", largest=_largest(recipe))
 
 
 if __name__ == "__main__":
