@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -159,11 +160,22 @@ def _indices(
     return tuple(places[name] for name in names)
 
 
+def _footer(file: Path) -> pq.FileMetaData:
+    """Return the footer of a file; parsing many columns takes long beside decoding a row group."""
+    state = file.stat()
+    return _parsed_footer(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _parsed_footer(file: Path, _changed_ns: int, _size: int) -> pq.FileMetaData:
+    return pq.read_metadata(file)
+
+
 def read_row_group(path: Path, group: RowGroup, *, columns: Sequence[str]) -> pa.Table:
     """Decode one row group, or say which file is damaged."""
     try:
-        with pq.ParquetFile(path / group.file) as file:
-            return file.read_row_group(group.index, columns=list(columns))
+        with pq.ParquetFile(path / group.file, metadata=_footer(path / group.file)) as file:
+            return file.read_row_group(group.index, columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path / group.file}, row group {group.index}: cannot be read"

@@ -1,15 +1,18 @@
-"""Id, ids and sequence columns as flat arrays, with the ages of a sequence's events.
+"""Id, ids and sequence columns as table rows, with the ages of a sequence's events.
 
 Dimension key: N rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fbgemm_gpu  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers torch.ops.fbgemm
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.columns import flat, not_null, present, read_keys
@@ -19,14 +22,52 @@ from lfm4ads.data.schema import Feature, TableSpec
 Array = npt.NDArray[Any]
 
 
+NO_ID = -1
+"""In the place of a table row where a row's id is null."""
+
+
 @dataclass
 class Ragged:
-    """Table rows of a sparse feature: ``values[offsets[i]:offsets[i + 1]]`` belong to row i."""
+    """Table rows (int64) of a list feature, row by row, and how many (N,) int32 each row has."""
 
     values: Array
-    offsets: Array
+    counts: Array
     ages: Array | None = None
     """Seconds (float32) from each value's event to the row, where the feature has times."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(one.nbytes for one in (self.values, self.counts, self.ages) if one is not None)
+
+    def slice(self, start: int, stop: int) -> "Ragged":
+        """Return the lists ``start`` to ``stop`` without copying."""
+        first = int(self.counts[:start].sum())
+        values = slice(first, first + int(self.counts[start:stop].sum()))
+        ages = None if self.ages is None else self.ages[values]
+        return Ragged(self.values[values], self.counts[start:stop], ages)
+
+    def take(self, order: Array) -> "Ragged":
+        """Return the lists (M,) at ``order``."""
+        places, counts = (torch.from_numpy(one.astype(np.int32)) for one in (order, self.counts))
+        values = torch.from_numpy(self.values)
+        ages = None if self.ages is None else torch.from_numpy(self.ages)
+        # FBGEMM copies list by list: ten times as fast as numpy by the place of every value.
+        taken: tuple[torch.Tensor, ...] = torch.ops.fbgemm.permute_1D_sparse_data(
+            places, counts, values, ages, None
+        )
+        of_taken = None if ages is None else taken[2].numpy()
+        return Ragged(taken[1].numpy(), taken[0].numpy(), of_taken)
+
+
+def join_ragged(columns: Sequence[Ragged]) -> Ragged:
+    """Return the lists of all columns, one after the other."""
+    ages = [column.ages for column in columns if column.ages is not None]
+    return Ragged(
+        np.concatenate([column.values for column in columns]),
+        np.concatenate([column.counts for column in columns]),
+        np.concatenate(ages) if ages else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,6 +99,23 @@ def read_ages(values: pa.Array, *, row_time: Array, column: str, where: str) -> 
     return Ages(column, (ages_ms / 1000).astype(np.float32), counts)
 
 
+def read_id(
+    values: pa.Array, feature: Feature, *, table: TableSpec, column: str, where: str
+) -> Array:
+    """Return the ids (N,) of an id column as its table takes them; ``NO_ID`` for an allowed null.
+
+    Rows for a table with ``ids: hash``, mixed ids for a managed one.
+    """
+    if not feature.nullable:
+        not_null(values, column=column, where=where)
+    if not values.null_count:
+        return _taken(read_keys(values, column=column, where=where), feature, table)
+    ids = np.full(len(values), NO_ID)
+    known = read_keys(values.drop_null(), column=column, where=where)
+    ids[present(values)] = _taken(known, feature, table)
+    return ids
+
+
 def read_ids(
     values: pa.Array,
     feature: Feature,
@@ -67,33 +125,25 @@ def read_ids(
     where: str,
     ages: Ages | None = None,
 ) -> Ragged:
-    """Return ids of an id, ids or sequence column as its table takes them.
-
-    Rows for a table with ``ids: hash``, mixed ids for a managed one; an allowed null is an empty
-    bag.
-    """
+    """Return the ids of an ids or sequence column as ``read_id`` does; a null is an empty list."""
     if not feature.nullable:
         not_null(values, column=column, where=where)
-    seconds = None
-    if feature.kind == "id":
-        ids = read_keys(values.drop_null(), column=column, where=where)
-        counts = present(values).astype(np.int64)
-    else:
-        counts = _list_lengths(values)
-        ids = read_keys(flat(values.flatten()), column=column, where=where)
-        if ages:
-            seconds = _ages_of(counts, ages=ages, column=column, where=where)
-        if feature.max_length and counts.max(initial=0) > feature.max_length:
-            last, counts = _last_of_each(counts, keep=feature.max_length)
-            ids, seconds = ids[last], None if seconds is None else seconds[last]
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
+    counts, seconds = _list_lengths(values), None
+    ids = read_keys(flat(values.flatten()), column=column, where=where)
+    if ages:
+        seconds = _ages_of(counts, ages=ages, column=column, where=where)
+    if feature.max_length and counts.max(initial=0) > feature.max_length:
+        last, counts = _last_of_each(counts, keep=feature.max_length)
+        ids, seconds = ids[last], None if seconds is None else seconds[last]
+    return Ragged(_taken(ids, feature, table), counts.astype(np.int32), seconds)
+
+
+def _taken(ids: Array, feature: Feature, table: TableSpec) -> Array:
     match table.ids:
         case "hash":
-            taken = hash_ids(ids, table=feature.table, rows=table.rows)
+            return hash_ids(ids, table=feature.table, rows=table.rows)
         case "managed":
-            taken = mix_ids(ids, table=feature.table)
-    return Ragged(taken, offsets, seconds)
+            return mix_ids(ids, table=feature.table)
 
 
 def _list_lengths(values: pa.Array) -> Array:

@@ -22,10 +22,9 @@ from lfm4ads.core.ranks import Ranks
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import DAY_MS, Dataset, RowGroup
 from lfm4ads.data.prefetch import prefetch
-from lfm4ads.data.rows import KeptRows, Rows, day_keys, decode, join
+from lfm4ads.data.rows import KeptRows, Rows, day_keys, decode, join, no_rows
 
 Array = npt.NDArray[Any]
-_KEYS = ("user", "item", "time", "domain", "scenario", "row_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +53,6 @@ def scoring(config: ReaderConfig) -> ReaderConfig:
     """Return the config for scoring: no order, and large steps, since nothing is kept of one."""
     per_lane = -(-max(config.batch_size, 8192) // config.lanes)
     return replace(config, batch_size=per_lane * config.lanes, shuffle=False)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A run of rows of a lane that are shuffled together, in places of the day's selected rows."""
-
-    lane: int
-    index: int
-    start: int
-    stop: int
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -114,13 +103,8 @@ class Reader:
         return _ceil_div(lane_rows, self._lane_rows)
 
     def day(self, day: int, *, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of a day from ``start_step`` on, decoding ahead in a thread."""
-        blocks = prefetch(self._blocks(day, epoch=epoch, start_step=start_step), depth=1)
-        for step, rows in blocks:
-            for batch in self._batches(rows, day=day):
-                if step >= start_step:
-                    yield batch
-                step += 1  # noqa: PLW2901 - the block's first step, counted on
+        """Yield this rank's batches of a day from ``start_step`` on, made ahead in a thread."""
+        yield from prefetch(self._batches(day, epoch=epoch, start_step=start_step), depth=2)
 
     def keys(self, day: int) -> tuple[Array, Array]:
         """Return the distinct user and item keys, sorted, of the rows this rank reads of a day.
@@ -146,43 +130,33 @@ class Reader:
         rows, lanes = self.dataset.rows(day), self._config.lanes
         return rows * lane // lanes, rows * (lane + 1) // lanes
 
-    def _blocks(
-        self, day: int, *, epoch: int, start_step: int
-    ) -> Iterator[tuple[int, list[list[Rows]]]]:
-        """Yield (first step, per step the lanes' rows) window by window."""
+    def _batches(self, day: int, *, epoch: int, start_step: int) -> Iterator[Batch]:
+        steps = self.num_steps(day)
+        for index in range(start_step // self._window_steps, _ceil_div(steps, self._window_steps)):
+            rows, orders = self._window(day, index, epoch=epoch)
+            first = index * self._window_steps
+            for step in range(max(start_step, first), min(steps, first + self._window_steps)):
+                begin = (step - first) * self._lane_rows
+                parts = [order[begin : begin + self._lane_rows] for order in orders]
+                yield self._batch(rows.take(np.concatenate(parts)), day=day)
+
+    def _window(self, day: int, index: int, *, epoch: int) -> tuple[Rows, list[Array]]:
+        """Return the rows of a window of every lane, and each lane's order of its own."""
         window_rows = self._window_steps * self._lane_rows
-        num_windows = _ceil_div(self.num_steps(day), self._window_steps)
-        for index in range(start_step // self._window_steps, num_windows):
-            lanes = []
-            for lane in self._lanes:
-                first, last = self._lane_range(day, lane)
-                start = min(first + index * window_rows, last)
-                window = _Window(lane, index, start, min(start + window_rows, last))
-                lanes.append(self._window(day, window, epoch=epoch))
-            first_step = index * self._window_steps
-            steps = min(self._window_steps, self.num_steps(day) - first_step)
-            yield first_step, [self._step_rows(lanes, step) for step in range(steps)]
-
-    def _step_rows(self, lanes: list[Rows | None], step: int) -> list[Rows]:
-        begin = step * self._lane_rows
-        return [
-            rows.slice(begin, min(begin + self._lane_rows, len(rows)))
-            for rows in lanes
-            if rows is not None and begin < len(rows)
-        ]
-
-    def _window(self, day: int, window: _Window, *, epoch: int) -> Rows | None:
-        if window.start == window.stop:
-            return None
-        pieces = [
-            self._decode(day, group).slice(start, stop)
-            for group, start, stop in self._pieces(day, window.start, window.stop)
-        ]
-        rows = join(pieces)
-        if not self._config.shuffle:
-            return rows
-        seed = (self._seed, epoch, day, window.lane, window.index)
-        return rows.take(np.random.default_rng(seed).permutation(len(rows)))
+        pieces, orders, base = [], [], 0
+        for lane in self._lanes:
+            first, last = self._lane_range(day, lane)
+            start = min(first + index * window_rows, last)
+            stop = min(start + window_rows, last)
+            for group, begin, end in self._pieces(day, start, stop):
+                pieces.append(self._decode(day, group).slice(begin, end))
+            order = np.arange(stop - start)
+            if self._config.shuffle:
+                seed = (self._seed, epoch, day, lane, index)
+                order = np.random.default_rng(seed).permutation(stop - start)
+            orders.append(base + order)
+            base += stop - start
+        return join(pieces) if pieces else no_rows(self.dataset.schema), orders
 
     def _pieces(self, day: int, start: int, stop: int) -> Iterator[tuple[RowGroup, int, int]]:
         """Yield the row groups of the day's rows ``start`` to ``stop``, with the run in each."""
@@ -219,68 +193,42 @@ class Reader:
             horizons[task] = min(ends)
         return horizons
 
-    def _batches(self, steps: list[list[Rows]], *, day: int) -> Iterator[Batch]:
-        for pieces in steps:
-            yield self._batch(pieces, day=day)
-
-    def _batch(self, pieces: list[Rows], *, day: int) -> Batch:
-        num_rows = sum(len(rows) for rows in pieces)
-        padded = {name: self._padded(pieces, name) for name in self._widths()}
+    def _batch(self, rows: Rows, *, day: int) -> Batch:
+        padded = {name: self._padded(array) for name, array in rows.arrays.items()}
+        ages = {name: column.ages for name, column in rows.lists.items()}
         return Batch(
-            sparse=self._sparse(pieces),
-            numbers=padded["numbers"],
-            vectors=padded["vectors"],
-            labels=padded["labels"],
-            masks=padded["masks"],
-            user=padded["user"],
-            item=padded["item"],
-            time=padded["time"],
-            domain=padded["domain"],
-            scenario=padded["scenario"],
-            row_id=padded["row_id"],
-            valid=torch.arange(self.local_batch_size) < num_rows,
+            sparse=self._sparse(rows),
+            **padded,
+            valid=torch.arange(self.local_batch_size) < len(rows),
             day=day,
-            ages=self._ages(pieces),
+            ages={name: torch.from_numpy(one) for name, one in ages.items() if one is not None},
         )
 
-    def _ages(self, pieces: list[Rows]) -> dict[str, torch.Tensor]:
-        none = np.zeros(0, dtype=np.float32)
-        ages = {
-            name: [none, *(rows.sparse[name].ages for rows in pieces)]
-            for name, feature in self.dataset.schema.features.items()
-            if feature.times
-        }
-        return {name: torch.from_numpy(np.concatenate(parts)) for name, parts in ages.items()}
+    def _padded(self, array: Array) -> torch.Tensor:
+        missing = self.local_batch_size - len(array)
+        if missing:
+            zeros = np.zeros((missing, *array.shape[1:]), dtype=array.dtype)
+            array = np.concatenate([array, zeros])
+        return torch.from_numpy(array)
 
-    def _sparse(self, pieces: list[Rows]) -> KeyedJaggedTensor:
-        names = self.dataset.schema.select(sparse=True)
+    def _sparse(self, rows: Rows) -> KeyedJaggedTensor:
+        schema = self.dataset.schema
+        names = schema.select(sparse=True)
         lengths = np.zeros((len(names), self.local_batch_size), dtype=np.int32)
-        values = [np.zeros(0, dtype=np.int64)]
-        for position, name in enumerate(names):
-            at = 0
-            for rows in pieces:
-                column = rows.sparse[name]
-                lengths[position, at : at + len(rows)] = np.diff(column.offsets)
+        values: list[Array] = [np.zeros(0, dtype=np.int64)]
+        lines = np.ascontiguousarray(rows.ids.T)
+        ids = iter(zip(lines, lines >= 0, strict=True))
+        for place, name in enumerate(names):
+            if name in rows.lists:
+                column = rows.lists[name]
+                lengths[place, : len(rows)] = column.counts
                 values.append(column.values)
-                at += len(rows)
+            else:
+                line, known = next(ids)
+                lengths[place, : len(rows)] = known
+                values.append(line if known.all() else line[known])
         return KeyedJaggedTensor(
             keys=names,
             values=torch.from_numpy(np.concatenate(values)),
             lengths=torch.from_numpy(lengths.reshape(-1)),
         )
-
-    def _widths(self) -> dict[str, tuple[int, ...]]:
-        schema = self.dataset.schema
-        vectors = sum(schema.features[name].length for name in schema.select(kind="vector"))
-        tasks = len(schema.tasks)
-        widths = {"numbers": (len(schema.select(kind="number")),), "vectors": (vectors,)}
-        return {**widths, "labels": (tasks,), "masks": (tasks,), **dict.fromkeys(_KEYS, ())}
-
-    def _padded(self, pieces: list[Rows], name: str) -> torch.Tensor:
-        dtype = np.int64 if name in _KEYS else np.float32
-        padded = np.zeros((self.local_batch_size, *self._widths()[name]), dtype=dtype)
-        at = 0
-        for rows in pieces:
-            padded[at : at + len(rows)] = rows.arrays[name]
-            at += len(rows)
-        return torch.from_numpy(padded)

@@ -18,41 +18,45 @@ from lfm4ads.data.columns import (
     read_vector,
 )
 from lfm4ads.data.index import Dataset, RowGroup, read_row_group
-from lfm4ads.data.ragged import Ragged, read_ages, read_ids
+from lfm4ads.data.ragged import Ragged, join_ragged, read_ages, read_id, read_ids
 from lfm4ads.data.schema import Schema
 
 Array = npt.NDArray[Any]
+KEYS = ("user", "item", "time", "domain", "scenario", "row_id")
+"""Columns (N,) int64 that every dataset has, by ``Batch`` name."""
 
 
 @dataclass
 class Rows:
     """Rows (N,) of a dataset, every column an array; see ``Batch`` for what each holds."""
 
-    sparse: dict[str, Ragged]
+    ids: Array
+    """(N, F) int64, a column an id feature in the schema's order; ``NO_ID`` where there is none."""
+    lists: dict[str, Ragged]
+    """By ids or sequence feature."""
     arrays: dict[str, Array]
     """By ``Batch`` name: numbers (N, F), vectors (N, V), labels and masks (N, T), keys (N,)."""
 
     def __len__(self) -> int:
-        return len(self.arrays["user"])
+        return len(self.ids)
 
     @property
     def num_bytes(self) -> int:
         """Memory of all columns."""
-        arrays = [*self.arrays.values()]
-        for column in self.sparse.values():
-            arrays += [column.values, column.offsets]
-            arrays += [] if column.ages is None else [column.ages]
-        return sum(array.nbytes for array in arrays)
+        arrays = sum(array.nbytes for array in (self.ids, *self.arrays.values()))
+        return arrays + sum(column.num_bytes for column in self.lists.values())
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows ``start`` to ``stop`` without copying."""
-        sparse = {name: _slice_ragged(column, start, stop) for name, column in self.sparse.items()}
-        return Rows(sparse, {name: array[start:stop] for name, array in self.arrays.items()})
+        lists = {name: column.slice(start, stop) for name, column in self.lists.items()}
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return Rows(self.ids[start:stop], lists, arrays)
 
     def take(self, order: Array) -> "Rows":
-        """Return the rows (M,) at ``order``."""
-        sparse = {name: _take_ragged(column, order) for name, column in self.sparse.items()}
-        return Rows(sparse, {name: array[order] for name, array in self.arrays.items()})
+        """Return a copy of the rows (M,) at ``order``."""
+        lists = {name: column.take(order) for name, column in self.lists.items()}
+        arrays = {name: array.take(order, axis=0) for name, array in self.arrays.items()}
+        return Rows(self.ids.take(order, axis=0), lists, arrays)
 
 
 class KeptRows:
@@ -77,50 +81,40 @@ class KeptRows:
         return rows
 
 
-def _slice_ragged(column: Ragged, start: int, stop: int) -> Ragged:
-    values = slice(column.offsets[start], column.offsets[stop])
-    return Ragged(
-        column.values[values],
-        column.offsets[start : stop + 1] - column.offsets[start],
-        None if column.ages is None else column.ages[values],
-    )
-
-
-def _take_ragged(column: Ragged, order: Array) -> Ragged:
-    starts = column.offsets[order]
-    counts = column.offsets[order + 1] - starts
-    offsets = np.zeros(len(order) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    if (counts == 1).all():
-        positions = starts
-    else:
-        positions = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
-    ages = None if column.ages is None else column.ages[positions]
-    return Ragged(column.values[positions], offsets, ages)
-
-
 def join(pieces: Sequence[Rows]) -> Rows:
     """Return the rows of all pieces, in order; there must be at least one piece."""
     if len(pieces) == 1:
         return pieces[0]
-    sparse = {
-        name: _join_ragged([piece.sparse[name] for piece in pieces]) for name in pieces[0].sparse
-    }
-    arrays = {
-        name: np.concatenate([piece.arrays[name] for piece in pieces]) for name in pieces[0].arrays
-    }
-    return Rows(sparse, arrays)
-
-
-def _join_ragged(columns: Sequence[Ragged]) -> Ragged:
-    shifts = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
-    offsets = [column.offsets[1:] + shift for column, shift in zip(columns, shifts, strict=True)]
-    ages = [column.ages for column in columns if column.ages is not None]
-    return Ragged(
-        np.concatenate([column.values for column in columns]),
-        np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
-        np.concatenate(ages) if ages else None,
+    first = pieces[0]
+    return Rows(
+        np.concatenate([piece.ids for piece in pieces]),
+        {name: join_ragged([piece.lists[name] for piece in pieces]) for name in first.lists},
+        {name: np.concatenate([piece.arrays[name] for piece in pieces]) for name in first.arrays},
     )
+
+
+def no_rows(schema: Schema) -> Rows:
+    """Return the columns of a dataset without a row."""
+    vectors = sum(schema.features[name].length for name in schema.select(kind="vector"))
+    widths = {"numbers": len(schema.select(kind="number")), "vectors": vectors}
+    widths |= dict.fromkeys(("labels", "masks"), len(schema.tasks))
+    arrays: dict[str, Array] = {name: np.zeros(0, np.int64) for name in KEYS}
+    arrays |= {name: np.zeros((0, width), np.float32) for name, width in widths.items()}
+    none = np.zeros(0, np.int64)
+    lists = {
+        name: Ragged(
+            none,
+            none.astype(np.int32),
+            none.astype(np.float32) if schema.features[name].times else None,
+        )
+        for name in list_features(schema)
+    }
+    return Rows(np.zeros((0, len(schema.select(kind="id"))), np.int64), lists, arrays)
+
+
+def list_features(schema: Schema) -> list[str]:
+    """Return the features with a list of ids a row, in the schema's order."""
+    return [name for name in schema.select(sparse=True) if schema.features[name].kind != "id"]
 
 
 def decode(dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | None = None) -> Rows:
@@ -141,7 +135,8 @@ def decode(dataset: Dataset, group: RowGroup, *, horizons: Mapping[str, int] | N
     arrays["labels"], arrays["masks"] = _labels(
         columns, schema, arrays, where=where, horizons=horizons
     )
-    return Rows(_sparse(columns, schema, row_time=arrays["time"], where=where), arrays)
+    ids = _ids(columns, schema, where=where, rows=table.num_rows)
+    return Rows(ids, _lists(columns, schema, row_time=arrays["time"], where=where), arrays)
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -170,7 +165,18 @@ def _keys(columns: dict[str, pa.Array], schema: Schema, *, where: str) -> dict[s
     return keys
 
 
-def _sparse(
+def _ids(columns: dict[str, pa.Array], schema: Schema, *, where: str, rows: int) -> Array:
+    names = schema.select(kind="id")
+    ids = np.empty((len(names), rows), dtype=np.int64)
+    for place, name in enumerate(names):
+        feature, column = schema.features[name], schema.column(name)
+        table = schema.tables[feature.table]
+        ids[place] = read_id(columns[column], feature, table=table, column=column, where=where)
+    # Rows are what is gathered later, in any order.
+    return np.ascontiguousarray(ids.T)
+
+
+def _lists(
     columns: dict[str, pa.Array], schema: Schema, *, row_time: Array, where: str
 ) -> dict[str, Ragged]:
     shared = dict.fromkeys(feature.times for feature in schema.features.values() if feature.times)
@@ -187,7 +193,7 @@ def _sparse(
             where=where,
             ages=ages.get(schema.features[name].times),
         )
-        for name in schema.select(sparse=True)
+        for name in list_features(schema)
     }
 
 

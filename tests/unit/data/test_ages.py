@@ -32,7 +32,7 @@ def decoded(folder, *, domains=()):
 
 
 def ages_of(column):
-    return [part.tolist() for part in np.split(column.ages, column.offsets[1:-1])]
+    return [part.tolist() for part in np.split(column.ages, np.cumsum(column.counts)[:-1])]
 
 
 def test_ages_are_exact_and_those_of_the_kept_ids(tmp_path):
@@ -44,10 +44,10 @@ def test_ages_are_exact_and_those_of_the_kept_ids(tmp_path):
     )
     kept_s = [[np.float32(ms / 1000) for ms in one[-3:]] for one in back_ms]
     rows = decoded(tmp_path)
-    assert ages_of(rows.sparse["recent"]) == kept_s
-    assert rows.sparse["tags"].ages is None
+    assert ages_of(rows.lists["recent"]) == kept_s
+    assert rows.lists["tags"].ages is None
     taken = rows.take(np.array([3, 0, 2]))
-    assert ages_of(taken.sparse["recent"]) == [kept_s[3], [], kept_s[2]]
+    assert ages_of(taken.lists["recent"]) == [kept_s[3], [], kept_s[2]]
 
 
 def test_sequences_of_other_lengths_share_a_column_of_times(tmp_path):
@@ -60,10 +60,10 @@ def test_sequences_of_other_lengths_share_a_column_of_times(tmp_path):
     back_s = [[50, 40, 30, 20], [7], []]
     times = [[NOW_MS - 1000 * one for one in row] for row in back_s]
     write(tmp_path, ids=[[3] * len(row) for row in back_s], times=times, schema=schema)
-    sparse = decoded(tmp_path).sparse
-    assert ages_of(sparse["every"]) == back_s
-    assert ages_of(sparse["recent"]) == [[40, 30, 20], [7], []]
-    assert ages_of(sparse["last"]) == [[20], [7], []]
+    lists = decoded(tmp_path).lists
+    assert ages_of(lists["every"]) == back_s
+    assert ages_of(lists["recent"]) == [[40, 30, 20], [7], []]
+    assert ages_of(lists["last"]) == [[20], [7], []]
 
 
 def test_rows_of_one_domain_keep_their_own_ages(tmp_path):
@@ -72,14 +72,14 @@ def test_rows_of_one_domain_keep_their_own_ages(tmp_path):
     both, ads = decoded(tmp_path), decoded(tmp_path, domains=["ads"])
     rows = np.flatnonzero(np.array(table["domain"]) == 1)
     assert 0 < len(rows) < ROWS
-    assert ages_of(ads.sparse["recent"]) == ages_of(both.take(rows).sparse["recent"])
+    assert ages_of(ads.lists["recent"]) == ages_of(both.take(rows).lists["recent"])
 
 
 def test_a_nullable_sequence_may_lack_times_where_it_has_no_ids(tmp_path):
     schema = SCHEMA.replace("max_length: 3}", "max_length: 3, nullable: true}")
     ids, times = [None, [], [4]], [[], None, [NOW_MS]]
     write(tmp_path, ids=ids, times=times, schema=schema)
-    assert ages_of(decoded(tmp_path).sparse["recent"]) == [[], [], [0]]
+    assert ages_of(decoded(tmp_path).lists["recent"]) == [[], [], [0]]
 
 
 FAULTS = {

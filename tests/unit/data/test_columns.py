@@ -11,6 +11,7 @@ from lfm4ads.core.errors import UserError
 from lfm4ads.data.columns import needed_columns, read_keys
 from lfm4ads.data.hashing import key_of
 from lfm4ads.data.index import open_dataset
+from lfm4ads.data.ragged import NO_ID
 from lfm4ads.data.rows import decode
 from lfm4ads.data.schema import load_schema
 from tests.unit.data.expected import table_row
@@ -202,6 +203,12 @@ def test_columns_that_nothing_names_are_not_read(tmp_path):
     assert sum(len(rows) for rows in decoded(tmp_path)) == ROWS
 
 
+def values_of(rows, name):
+    """Return the table rows of a feature, whose schema is the tiny world's."""
+    ids = ["user_id", "item_id", "hour"]
+    return rows.ids[:, ids.index(name)] if name in ids else rows.lists[name].values
+
+
 LARGE = [0, 2**53, 2**53 + 1, 2**62 + 1, 2**63 - 2, 2**63 - 1]
 
 
@@ -215,7 +222,7 @@ def test_large_ids_are_exact(tmp_path, kind):
     users = np.concatenate([rows.arrays["user"] for rows in decoded(tmp_path)])
     assert users.tolist() == ids
     for name, salt, size in (("user_id", "user", 64), ("recent", "item", 128)):
-        found = np.concatenate([rows.sparse[name].values for rows in decoded(tmp_path)])
+        found = np.concatenate([values_of(rows, name) for rows in decoded(tmp_path)])
         assert found.tolist() == [table_row(one, table=salt, rows=size) for one in ids]
 
 
@@ -230,9 +237,10 @@ def test_any_integer_will_do(tmp_path, kind):
         for name, array in plain.arrays.items():
             assert mine.arrays[name].dtype == array.dtype
             np.testing.assert_array_equal(mine.arrays[name], array)
-        for name, column in plain.sparse.items():
-            np.testing.assert_array_equal(mine.sparse[name].values, column.values)
-            np.testing.assert_array_equal(mine.sparse[name].offsets, column.offsets)
+        np.testing.assert_array_equal(mine.ids, plain.ids)
+        for name, column in plain.lists.items():
+            np.testing.assert_array_equal(mine.lists[name].values, column.values)
+            np.testing.assert_array_equal(mine.lists[name].counts, column.counts)
 
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.uint8(), pa.float32(), pa.float64()])
@@ -258,7 +266,7 @@ def test_string_keys(tmp_path, kind):
     rows = decoded(tmp_path)
     users = np.concatenate([one.arrays["user"] for one in rows])
     assert users.tolist() == [key_of(name) for name in names]
-    found = np.concatenate([one.sparse["tags"].values for one in rows])
+    found = np.concatenate([one.lists["tags"].values for one in rows])
     texts = [text for bag in tags if bag for text in bag]
     assert found.tolist() == [table_row(key_of(text), table="tag", rows=32) for text in texts]
 
@@ -277,11 +285,9 @@ def test_a_nullable_id_is_an_empty_bag(tmp_path):
     )
     write_table(tmp_path, with_column(TABLE, "hour", hours, pa.int8()), schema=schema)
     rows = decoded(tmp_path)
-    lengths = np.concatenate([np.diff(one.sparse["hour"].offsets) for one in rows])
-    assert lengths.tolist() == [0 if index % 3 else 1 for index in range(ROWS)]
-    found = np.concatenate([one.sparse["hour"].values for one in rows])
+    found = np.concatenate([values_of(one, "hour") for one in rows])
     assert found.tolist() == [
-        table_row(hour, table="tag", rows=32) for hour in hours if hour is not None
+        NO_ID if hour is None else table_row(hour, table="tag", rows=32) for hour in hours
     ]
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lfm4ads.data.index import open_dataset, select_rows
-from lfm4ads.data.ragged import Ragged
+from lfm4ads.data.ragged import NO_ID, Ragged
 from lfm4ads.data.rows import Rows, day_keys, decode, join
 from tests.unit.data.expected import expected_row, records_of
 from tests.unit.data.states import one_rank
@@ -19,14 +19,20 @@ def decoded(dataset, *, day=DAY, horizons=None):
 
 
 def bags(column):
-    return [part.tolist() for part in np.split(column.values, column.offsets[1:-1])]
+    return [part.tolist() for part in np.split(column.values, np.cumsum(column.counts)[:-1])]
 
 
 def assert_rows(rows, expected):
     """Compare with what plain Python made, a dict per row."""
     assert len(rows) == len(expected)
-    for name, column in rows.sparse.items():
-        assert column.values.dtype == column.offsets.dtype == np.int64
+    ids = [name for name in expected[0]["sparse"] if name not in rows.lists]
+    assert rows.ids.dtype == np.int64
+    assert rows.ids.tolist() == [
+        [(one["sparse"][name] or [NO_ID])[0] for name in ids] for one in expected
+    ]
+    for name, column in rows.lists.items():
+        assert column.values.dtype == np.int64
+        assert column.counts.dtype == np.int32
         assert bags(column) == [one["sparse"][name] for one in expected]
         assert (column.ages is not None) == (name in expected[0]["ages"])
         if column.ages is not None:
@@ -185,19 +191,19 @@ def made(counts):
     """Return rows with lists of the given lengths, and the lists."""
     counts = np.asarray(counts)
     values = np.arange(counts.sum()) * 10
-    offsets = np.concatenate([[0], np.cumsum(counts)])
     ages = (values / 7).astype(np.float32)
-    rows = Rows({"tags": Ragged(values, offsets, ages)}, {"user": np.arange(len(counts)) + 100})
-    return rows, bags(rows.sparse["tags"])
+    users = np.arange(len(counts)) + 100
+    rows = Rows(users[:, None] * [1, 2], {"tags": Ragged(values, counts, ages)}, {"user": users})
+    return rows, bags(rows.lists["tags"])
 
 
 def assert_lists(rows, lists, users):
-    assert bags(rows.sparse["tags"]) == lists
-    assert rows.sparse["tags"].offsets[0] == 0
-    ages = (rows.sparse["tags"].values / 7).astype(np.float32)
-    np.testing.assert_array_equal(rows.sparse["tags"].ages, ages)
-    assert len(rows.sparse["tags"].values) == rows.sparse["tags"].offsets[-1]
+    assert bags(rows.lists["tags"]) == lists
+    ages = (rows.lists["tags"].values / 7).astype(np.float32)
+    np.testing.assert_array_equal(rows.lists["tags"].ages, ages)
+    assert len(rows.lists["tags"].values) == rows.lists["tags"].counts.sum()
     assert rows.arrays["user"].tolist() == users
+    assert rows.ids.tolist() == [[user, 2 * user] for user in users]
 
 
 @pytest.mark.parametrize("name", COUNTS)
