@@ -135,6 +135,7 @@ class BestSubset(SelectorMixin, BaseEstimator):
         self.intercept_: Any = found.intercept
         self.size_ = self.selection_.chosen.size
         self.separated_ = self.selection_.chosen.separated
+        self.unbounded_: Ints = self.selection_.unbounded_K
         self.n_iter_ = max(1, *(row.steps for row in self.selection_.rows))
         return self
 

@@ -19,6 +19,9 @@ from lfm4ads.selection.solver import Solution, SolverOptions, Stop, null_solutio
 from lfm4ads.selection.task import Coefficients, Task, open_task, refit, to_raw
 from lfm4ads.selection.units import Units, build_units, narrow_units, pick_largest
 
+_RUNS_OFF = 0.01
+"""Part of a coefficient by which it moves without the tiny ridge where nothing else holds it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectOptions:
@@ -67,6 +70,8 @@ class Selection:
     rows: tuple[PathRow, ...]
     """Sizes tried, ascending."""
     criterion: str
+    unbounded_K: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Chosen columns whose coefficients only the ridge floor keeps finite; none for files."""
 
 
 def select(
@@ -98,10 +103,25 @@ def select(
         start = _warm(opened.problem, units, local)
     path = Path(opened.problem, units, options.solver, start=start)
     found = conclude(path, options, scale=opened.columns.raw_scale, validation=validation)
-    if not found.chosen.separated:
-        exact = refit(task, found.coefficients.columns_K, near=found.coefficients)
-        found = replace(found, coefficients=exact)
+    exact = refit(task, found.coefficients.columns_K, near=found.coefficients)
+    unbounded_K = _unbounded(found, exact)
+    if found.chosen.separated:
+        # Rows that are all certain already are followed no further, so nothing has moved.
+        every_K = found.coefficients.columns_K
+        found = replace(found, unbounded_K=unbounded_K if len(unbounded_K) else every_K)
+    else:
+        found = replace(found, coefficients=exact, unbounded_K=unbounded_K)
     return found if len(kept_P) == num_columns else widen(found, kept_P)
+
+
+def _unbounded(found: Selection, exact: Coefficients) -> Ints:
+    """Return the columns that run off as soon as the ridge of the search is gone.
+
+    Where the likelihood has a maximum that ridge moves coefficients by 1e-7 of themselves; in a
+    direction in which it only rises, each Newton step without it adds about 1 to the log odds.
+    """
+    moved_K = np.abs(exact.values_K - found.coefficients.values_K)
+    return exact.columns_K[moved_K > _RUNS_OFF * np.abs(exact.values_K)]
 
 
 def screen(
@@ -139,7 +159,9 @@ def widen(found: Selection, kept_P: Ints) -> Selection:
 
     rows = tuple(replace(row, coefficients=back(row.coefficients)) for row in found.rows)
     chosen = next(row for row in rows if row.size == found.chosen.size)
-    return Selection(back(found.coefficients), chosen, rows, found.criterion)
+    return Selection(
+        back(found.coefficients), chosen, rows, found.criterion, kept_P[found.unbounded_K]
+    )
 
 
 def _choose(path: Path, options: SelectOptions, validation: CrossValidation | None) -> int:

@@ -196,11 +196,30 @@ def test_perfect_separation_ends_with_a_flag():
     y = (X[:, 2] > 0).astype(int)
     estimator = BestSubsetClassifier().fit(X, y)
     assert estimator.separated_
-    assert estimator.get_support(indices=True).tolist() == [2]
+    assert estimator.get_support(indices=True).tolist() == estimator.unbounded_.tolist() == [2]
     assert max(row["size"] for row in estimator.get_path()) == 1
     assert np.isfinite(estimator.coef_).all()
     usual = BestSubsetClassifier().fit(X, np.random.default_rng(0).integers(0, 2, 120))
     assert not usual.separated_
+
+
+@pytest.mark.parametrize("face", [BestSubsetClassifier, BestSubsetCox])
+def test_a_coefficient_without_a_maximum_is_named(face):
+    X, y = plain_rows()
+    y = (y > 0) * 1.0
+    rare = (y == 1) * (np.arange(120) % 3 == 0)  # in one class only
+    if face is BestSubsetCox:
+        time = np.random.default_rng(2).exponential(np.exp(-X[:, 0]))
+        y = np.c_[time, 1.0 - rare]  # and in no row with an event
+    usual = face(always_include=[4], max_size=3).fit(X, y)
+    assert usual.get_support()[[0, 4]].all()
+    assert not len(usual.unbounded_)
+    X[:, 4] = rare
+    one_sided = face(always_include=[4], max_size=3).fit(X, y)
+    assert one_sided.get_support()[[0, 4]].all()
+    assert one_sided.unbounded_.tolist() == [4]
+    held = face(always_include=[4], max_size=3, ridge=1e-2).fit(X, y)
+    assert not len(held.unbounded_)
 
 
 @pytest.mark.parametrize("search", ["sequential", "golden"])
