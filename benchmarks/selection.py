@@ -245,7 +245,9 @@ def _ebic(recipe: Recipe, drawn: Drawn, columns_K: Ints) -> float:
 
 
 def _largest(recipe: Recipe) -> int:
-    most = default_largest(num_rows=recipe.rows, num_units=recipe.columns)
+    """Return the largest size both may try; rare positives tell no more than there are of them."""
+    rows = recipe.rows * (recipe.positive_ratio or 1.0)
+    most = default_largest(num_rows=rows, num_units=recipe.columns)
     return min(recipe.columns, max(most, recipe.true_columns + 10))
 
 
