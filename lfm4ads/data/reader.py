@@ -198,7 +198,16 @@ class Reader:
         ages = {name: column.ages for name, column in rows.lists.items()}
         return Batch(
             sparse=self._sparse(rows),
-            **padded,
+            numbers=padded["numbers"],
+            vectors=padded["vectors"],
+            labels=padded["labels"],
+            masks=padded["masks"],
+            user=padded["user"],
+            item=padded["item"],
+            time=padded["time"],
+            domain=padded["domain"],
+            scenario=padded["scenario"],
+            row_id=padded["row_id"],
             valid=torch.arange(self.local_batch_size) < len(rows),
             day=day,
             ages={name: torch.from_numpy(one) for name, one in ages.items() if one is not None},
