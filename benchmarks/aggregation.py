@@ -1,46 +1,39 @@
-"""Decayed sums of 10 million events, beside DuckDB on the same file with as many threads.
+"""Decayed sums of 10 million events, beside DuckDB and Polars on the same file, equal threads.
 
     python -m benchmarks.aggregation --json
 
-The last line is one JSON object with ``ratios``: our rows a second over DuckDB's, by mode. Ours
-reads the Parquet file in pieces, a piece ahead in a thread, and folds them as a dump folds batches;
-DuckDB runs the fastest query that was found. Both results are compared key by key.
+The last line is one JSON object with ``ratios``: per mode our rows a second over those of the
+faster of the two, by wall (``time``) and by CPU time (``time_cpu``), and over each. Every run is a
+process of its own (``benchmarks.aggregation_run``), they take turns, and figures are medians. Ours
+reads the Parquet file in pieces, a piece ahead in a thread, and folds them as a dump folds batches.
+The sums of all three are compared key by key. Polars is a peer: ``pip install polars``.
 """
 
 import argparse
 import json
-import resource
-import statistics
+import os
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Any, Literal, get_args
 
-import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
+from benchmarks.aggregation_peers import Mode
+from benchmarks.aggregation_run import DAY_MS
 from lfm4ads.core.files import whole_file
-from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.accumulate import SideAccumulator
-from lfm4ads.data.decay import State
-from lfm4ads.data.manifest import RepSpec
-from lfm4ads.data.ordinals import empty_tally, ordinals
-from lfm4ads.data.prefetch import prefetch
-from lfm4ads.data.slots import SlotRows
 
-Array = npt.NDArray[Any]
-Mode = Literal["time", "events"]
+Who = Literal["ours", "duckdb", "polars"]
+Peer = Literal["duckdb", "polars"]
+Runs = dict[Who, list[dict[str, float]]]
 
 CHUNK_ROWS = 65_536
 DAYS = 7
-DAY_MS = 86_400_000
-HALF_LIVES: dict[Mode, float] = {"time": 7.0 * DAY_MS, "events": 68.97}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +43,8 @@ class Shape:
     rows: int
     keys: int
     dim: int
+    spread_keys: bool
+    """Keys over all of 64 bits, as hashed ids are, instead of counting up from 0."""
 
 
 def write_events(path: Path, shape: Shape) -> None:
@@ -61,13 +56,16 @@ def write_events(path: Path, shape: Shape) -> None:
         ]
     )
     rng = np.random.default_rng(17)
+    ids = np.arange(shape.keys)
+    if shape.spread_keys:
+        ids = rng.integers(-(2**63), 2**63 - 1, shape.keys)
     with (
         whole_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as writer,
     ):
         for start in range(0, shape.rows, CHUNK_ROWS):
             rows = np.arange(start, min(start + CHUNK_ROWS, shape.rows))
-            keys = (shape.keys * rng.random(len(rows)) ** 2).astype(np.int64)
+            keys = ids[(shape.keys * rng.random(len(rows)) ** 2).astype(np.int64)]
             times = rows * (DAYS * DAY_MS) // shape.rows
             flat = rng.standard_normal(len(rows) * shape.dim, dtype=np.float32)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), shape.dim)
@@ -75,139 +73,57 @@ def write_events(path: Path, shape: Shape) -> None:
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def ours(path: Path, shape: Shape, mode: Mode) -> State:
-    """Fold the file in pieces, as a dump folds batches."""
-    spec = RepSpec(
-        name="cr",
-        side="user",
-        kind="decayed",
-        dim=shape.dim,
-        read="sum",
-        clock=mode,
-        half_life=HALF_LIVES[mode],
+def run_once(who: Who, path: Path, mode: Mode, *, threads: int, save: Path | None) -> Any:
+    """Run one aggregate in a process of its own; return what it says it took."""
+    words = [sys.executable, "-m", "benchmarks.aggregation_run", "--who", who, "--mode", mode]
+    words += ["--file", str(path), "--threads", str(threads)]
+    words += [] if save is None else ["--save", str(save)]
+    limits = {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        words, env=os.environ | limits, check=True, stdout=subprocess.PIPE, text=True
     )
-    accumulator = SideAccumulator([spec])
-    counted = _ordinals(path) if mode == "events" else None
-    done = 0
-    for table in prefetch(_pieces(path), depth=1):
-        vectors = table["vector"].combine_chunks().flatten().to_numpy()
-        rows = slice(done, done + len(table))
-        accumulator.add(
-            "cr",
-            keys=table["key"].to_numpy(),
-            vectors=vectors.reshape(-1, shape.dim),
-            times=table["time"].to_numpy() if counted is None else counted[rows],
-            row_ids=table["row_id"].to_numpy(),
-        )
-        done += len(table)
-    return accumulator.finish().decayed["cr"]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _pieces(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, use_threads=False)
-
-
-def _ordinals(path: Path) -> Array:
-    table = pq.read_table(path, columns=["key", "time", "row_id"])
-    keys = table["key"].to_numpy()
-    rows = SlotRows(
-        keys={"user": keys},
-        time=table["time"].to_numpy(),
-        row_id=table["row_id"].to_numpy(),
-        group=np.zeros(len(keys), np.int64),
-        marks=np.ones((len(keys), 1), np.bool_),
-    )
-    alone = Ranks(rank=0, world=1, device=torch.device("cpu"))
-    tally = empty_tally(
-        num_groups=1, num_events=1, before=lambda keys: np.zeros((len(keys), 1), np.int64)
-    )
-    return ordinals(alone, rows, side="user", tally=tally)[:, 0]
-
-
-def duckdb_query(path: Path, shape: Shape, mode: Mode) -> str:
-    """Return the fastest of the queries that were tried.
-
-    The ages of events come from the small columns alone and are joined to the vectors; a window
-    over rows with vectors took 1.1 to 1.5 times as long, and UNNEST, which makes a row of each
-    dimension, 10 times.
-    """
-    file = f"read_parquet('{path}')"
-    sums = ", ".join(f"sum(w * vector[{dim + 1}]) AS s{dim}" for dim in range(shape.dim))
-    if mode == "time":
-        ages = f'SELECT key AS k, max("time") AS last FROM {file} GROUP BY key'
-        age, where = 'last - "time"', "key = ages.k"
-    else:
-        nth = 'row_number() OVER (PARTITION BY key ORDER BY "time", row_id)'
-        ages = f"SELECT row_id AS r, count(*) OVER (PARTITION BY key) - {nth} AS age FROM {file}"
-        age, where = "age", "row_id = ages.r"
-    weight = f"exp(-ln(2) * ({age}) / {HALF_LIVES[mode]}) AS w"
-    joined = f"SELECT key, vector, {weight} FROM {file} JOIN ages ON {where}"
-    return f"WITH ages AS ({ages}), e AS ({joined}) SELECT key, {sums} FROM e GROUP BY key"
-
-
-def theirs(path: Path, shape: Shape, mode: Mode, *, threads: int) -> pa.Table:
-    """Return a row a key with a column a dimension, from DuckDB."""
-    config = {"threads": threads, "memory_limit": "6GB", "temp_directory": str(path.parent)}
-    with duckdb.connect(config=config) as connection:
-        return connection.sql(duckdb_query(path, shape, mode)).to_arrow_table()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """What some runs took, and what the last one gave."""
-
-    seconds: list[float]
-    cpu_seconds: list[float]
-    """Of all threads: what a busy machine distorts less."""
-    result: Any
-
-
-def timed(run: Callable[[], Any], runs: int) -> Timed:
-    """Run some times."""
-    seconds, cpu_seconds, result = [], [], None
-    for _ in range(runs):
-        result = None
-        start, cpu = time.perf_counter(), time.process_time()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu)
-    return Timed(seconds=seconds, cpu_seconds=cpu_seconds, result=result)
-
-
-def difference(state: State, table: pa.Table) -> float:
+def difference(folder: Path, mode: Mode, peer: Peer) -> float:
     """Return the largest difference of two sums, over the largest sum; keys must be equal."""
-    table = table.sort_by("key")
-    if table["key"].to_numpy().tolist() != state.keys.tolist():
-        raise AssertionError("the keys differ")
-    other = np.stack([table[f"s{dim}"].to_numpy() for dim in range(state.dim)], axis=1)
-    return float(np.abs(other - state.sum).max() / np.abs(state.sum).max())
-
-
-def measure(path: Path, shape: Shape, mode: Mode, *, threads: int, runs: int) -> dict[str, Any]:
-    """Run both in one mode and compare what they give."""
-    mine = timed(lambda: ours(path, shape, mode), runs)
-    other = timed(lambda: theirs(path, shape, mode, threads=threads), runs)
-    gap = difference(mine.result, other.result)
+    with np.load(saved(folder, mode, "ours")) as mine, np.load(saved(folder, mode, peer)) as other:
+        if not np.array_equal(mine["keys"], other["keys"]):
+            raise AssertionError(f"the keys of {peer} differ")
+        sums = mine["sums"]
+        gap = float(np.abs(other["sums"] - sums).max() / np.abs(sums).max())
     if not gap < 1e-6:
-        raise AssertionError(f"the sums differ by {gap} of the largest")
-    rates = [shape.rows / statistics.median(one.seconds) for one in (mine, other)]
-    cpu = [statistics.median(one.cpu_seconds) for one in (mine, other)]
-    print(
-        f"{mode}: ours {rates[0]:,.0f} rows/s, DuckDB {rates[1]:,.0f} rows/s,"
-        f" ratio {rates[0] / rates[1]:.2f} (by CPU time {cpu[1] / cpu[0]:.2f}),"
-        f" largest difference {gap:.1e}"
-    )
-    return {
-        "seconds": mine.seconds,
-        "duckdb_seconds": other.seconds,
-        "rows_per_second": rates[0],
-        "duckdb_rows_per_second": rates[1],
-        "rows_per_cpu_second": shape.rows / cpu[0],
-        "duckdb_rows_per_cpu_second": shape.rows / cpu[1],
-        "largest_difference": gap,
-    }
+        raise AssertionError(f"the sums of {peer} differ by {gap} of the largest")
+    return gap
+
+
+def saved(folder: Path, mode: Mode, who: Who) -> Path:
+    """Return where a program's sums lie, to be compared."""
+    return folder / f"{mode}-{who}.npz"
+
+
+def measure(path: Path, mode: Mode, *, folder: Path, threads: int, rounds: int) -> Runs:
+    """Let all three take turns; the first round's sums are kept."""
+    runs: Runs = {who: [] for who in get_args(Who)}
+    for turn in range(rounds):
+        for who, taken in runs.items():
+            save = saved(folder, mode, who) if turn == 0 else None
+            taken.append(run_once(who, path, mode, threads=threads, save=save))
+            print(f"{mode} {who}: {taken[-1]}", flush=True)
+    return runs
+
+
+def ratios_of(runs: Runs, mode: Mode) -> dict[str, float]:
+    """Return medians over rounds of a peer's cost over ours in that round."""
+    ratios: dict[str, float] = {}
+    for unit, suffix in (("seconds", ""), ("cpu_seconds", "_cpu")):
+        mine = [one[unit] for one in runs["ours"]]
+        others = {peer: [one[unit] for one in runs[peer]] for peer in get_args(Peer)}
+        for peer, theirs in others.items():
+            pairs = zip(theirs, mine, strict=True)
+            ratios[f"{mode}{suffix}_{peer}"] = median(other / own for other, own in pairs)
+        ratios[mode + suffix] = min(ratios[f"{mode}{suffix}_{peer}"] for peer in others)
+    return ratios
 
 
 def main() -> None:
@@ -217,30 +133,40 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--spread-keys", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--file", type=Path, help="keep the events here, or take them from here")
-    parser.add_argument("--mode", choices=list(HALF_LIVES), action="append")
+    parser.add_argument("--mode", choices=get_args(Mode), action="append")
     words = parser.parse_args()
-    shape = Shape(rows=words.rows, keys=words.keys, dim=words.dim)
-    torch.set_num_threads(words.threads)
-    pa.set_cpu_count(words.threads)
-    result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = words.file or Path(folder) / "events.parquet"
+    shape = Shape(rows=words.rows, keys=words.keys, dim=words.dim, spread_keys=words.spread_keys)
+    says: dict[str, Any] = {"ratios": {}, "threads": words.threads, "shape": vars(shape)}
+    says |= {"peak_bytes": {}, "rows_per_second": {}, "rows_per_cpu_second": {}, "difference": {}}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = words.file or folder / "events.parquet"
         if not path.exists():
             write_events(path, shape)
-        for mode in words.mode or HALF_LIVES:
-            result[mode] = measure(path, shape, mode, threads=words.threads, runs=words.runs)
-    ratios = {
-        mode + suffix: one[f"rows_per_{unit}"] / one[f"duckdb_rows_per_{unit}"]
-        for mode, one in result.items()
-        for suffix, unit in (("", "second"), ("_cpu", "cpu_second"))
-    }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        for mode in words.mode or get_args(Mode):
+            runs = measure(path, mode, folder=folder, threads=words.threads, rounds=words.rounds)
+            says["ratios"] |= ratios_of(runs, mode)
+            for peer in get_args(Peer):
+                says["difference"][f"{mode}_{peer}"] = difference(folder, mode, peer)
+            for who, taken in runs.items():
+                add_figures(says, f"{mode}_{who}", taken, shape)
+    for name, ratio in says["ratios"].items():
+        print(f"{name}: {ratio:.2f}")
     if words.json:
-        says = {"ratios": ratios, "peak_bytes": peak, "threads": words.threads}
-        print(json.dumps(says | {"shape": vars(shape), "modes": result}))
+        print(json.dumps(says))
+
+
+def add_figures(
+    says: dict[str, Any], name: str, taken: list[dict[str, float]], shape: Shape
+) -> None:
+    """Add a program's medians."""
+    says["rows_per_second"][name] = shape.rows / median(one["seconds"] for one in taken)
+    says["rows_per_cpu_second"][name] = shape.rows / median(one["cpu_seconds"] for one in taken)
+    says["peak_bytes"][name] = median(one["peak_bytes"] for one in taken)
 
 
 if __name__ == "__main__":

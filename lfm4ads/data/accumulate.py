@@ -1,24 +1,22 @@
 """Batches of one day folded, as they come, into the partial states of one side."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial, reduce
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.data.decay import Float32s, Int64s, State, empty_state, fold_events, merge
+from lfm4ads.data.decay import Float32s, Int64s, State, empty_state, merge
 from lfm4ads.data.latest import Latest, empty_latest, fold_latest, merge_latest
 from lfm4ads.data.manifest import RepSpec
 from lfm4ads.data.side import SideStates
+from lfm4ads.data.sums import DecayedSums
 
 FOLD_ROWS = 131_072
-"""Rows that wait before they are folded; a fold sorts, so larger is faster per row."""
+"""Rows that wait before they are folded, so that small batches cost no more per row."""
 FOLD_BYTES = 64 << 20
 """Of vectors that wait before they are folded, where rows are wide."""
-
-S = TypeVar("S", State, Latest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +39,13 @@ class SideAccumulator:
 
     def __init__(self, specs: Sequence[RepSpec], *, fold_rows: int = FOLD_ROWS) -> None:
         self._fold_rows = fold_rows
-        self._counts = _decayed_pile(0, half_life=None)
+        self._counts = _SumsPile(0, half_life=None)
         self._decayed = {
-            spec.name: _decayed_pile(spec.dim, half_life=spec.half_life)
+            spec.name: _SumsPile(spec.dim, half_life=spec.half_life)
             for spec in specs
             if spec.kind == "decayed"
         }
-        self._latest = {
-            spec.name: _Pile(fold=_fold_latest, merge=merge_latest, states=[empty_latest(spec.dim)])
-            for spec in specs
-            if spec.kind == "latest"
-        }
+        self._latest = {spec.name: _LatestPile(spec.dim) for spec in specs if spec.kind == "latest"}
         self._error: UserError | None = None
 
     def count(self, keys: Int64s, *, times: Int64s) -> None:
@@ -85,69 +79,80 @@ class SideAccumulator:
             latest={name: pile.total() for name, pile in self._latest.items()},
         )
 
-    def _push(self, pile: "_Pile[State] | _Pile[Latest]", rows: _Rows) -> None:
+    def _push(self, pile: "_SumsPile | _LatestPile", rows: _Rows) -> None:
         pile.waiting.append(rows)
         pile.num_waiting += len(rows.keys)
         width = max(1, rows.vectors.shape[1] * rows.vectors.itemsize)
         enough = min(self._fold_rows, FOLD_BYTES // width)
-        # Two float32 rows a key weigh what its float64 sum does, so memory stays bounded by keys,
-        # and a merge with all keys so far follows a fold of more rows than that.
-        if pile.num_waiting >= max(enough, 2 * len(pile.states[0])):
+        if pile.num_waiting >= max(enough, pile.patience):
             self._fold(pile)
 
-    def _fold(self, pile: "_Pile[State] | _Pile[Latest]") -> None:
+    def _fold(self, pile: "_SumsPile | _LatestPile") -> None:
+        rows, pile.waiting, pile.num_waiting = pile.waiting, [], 0
+        if not rows:
+            return
         try:
-            pile.fold_waiting()
+            pile.fold(rows)
         except UserError as error:
             self._error = self._error or error
 
 
-@dataclass(kw_only=True)
-class _Pile(Generic[S]):
+class _SumsPile:
+    """Decayed sums that rows are added to, beside the state that was last asked for."""
+
+    patience = 0
+    """Rows that had better wait before they are folded."""
+
+    def __init__(self, dim: int, *, half_life: float | None) -> None:
+        self.waiting: list[_Rows] = []
+        self.num_waiting = 0
+        self._dim = dim
+        self._half_life = half_life
+        self._sums = DecayedSums(dim, half_life=half_life)
+        self._done = empty_state(dim)
+
+    def fold(self, rows: Sequence[_Rows]) -> None:
+        self._sums.add(
+            np.concatenate([part.keys for part in rows]),
+            [part.vectors for part in rows],
+            np.concatenate([part.times for part in rows]),
+        )
+
+    def total(self) -> State:
+        """Return the state of all rows; the sums begin anew, so that it is held once."""
+        if len(self._sums):
+            state = self._sums.state()
+            self._sums = DecayedSums(self._dim, half_life=self._half_life)
+            self._done = merge(self._done, state, half_life=self._half_life)
+        return self._done
+
+
+class _LatestPile:
     """States of shrinking size; equals merge first, so a row takes part in few merges."""
 
-    fold: Callable[[_Rows], S]
-    merge: Callable[[S, S], S]
-    states: list[S]
-    waiting: list[_Rows] = field(default_factory=list)
-    num_waiting: int = 0
+    def __init__(self, dim: int) -> None:
+        self.waiting: list[_Rows] = []
+        self.num_waiting = 0
+        self.states = [empty_latest(dim)]
 
-    def fold_waiting(self) -> None:
-        rows, self.waiting, self.num_waiting = self.waiting, [], 0
-        if not rows:
-            return
-        joined = _joined(rows)
-        del rows
-        self.states.append(self.fold(joined))
+    @property
+    def patience(self) -> int:
+        # As many rows as keys, so memory stays bounded by keys, and a merge with all keys so far
+        # follows a fold of more rows than that.
+        return 2 * len(self.states[0])
+
+    def fold(self, rows: Sequence[_Rows]) -> None:
+        state = fold_latest(
+            np.concatenate([part.keys for part in rows]),
+            np.concatenate([part.vectors for part in rows]),
+            np.concatenate([part.times for part in rows]),
+            ties=np.concatenate([part.ties for part in rows]),
+        )
+        self.states.append(state)
         while len(self.states) > 1 and len(self.states[-2]) <= 2 * len(self.states[-1]):
             last = self.states.pop()
-            self.states[-1] = self.merge(self.states[-1], last)
+            self.states[-1] = merge_latest(self.states[-1], last)
 
-    def total(self) -> S:
-        self.states = [reduce(self.merge, self.states)]
+    def total(self) -> Latest:
+        self.states = [reduce(merge_latest, self.states)]
         return self.states[0]
-
-
-def _joined(rows: Sequence[_Rows]) -> _Rows:
-    return _Rows(
-        keys=np.concatenate([part.keys for part in rows]),
-        vectors=np.concatenate([part.vectors for part in rows]),
-        times=np.concatenate([part.times for part in rows]),
-        ties=np.concatenate([part.ties for part in rows]),
-    )
-
-
-def _decayed_pile(dim: int, *, half_life: float | None) -> _Pile[State]:
-    return _Pile(
-        fold=partial(_fold_decayed, half_life=half_life),
-        merge=partial(merge, half_life=half_life),
-        states=[empty_state(dim)],
-    )
-
-
-def _fold_decayed(rows: _Rows, *, half_life: float | None) -> State:
-    return fold_events(rows.keys, rows.vectors, rows.times, half_life=half_life)
-
-
-def _fold_latest(rows: _Rows) -> Latest:
-    return fold_latest(rows.keys, rows.vectors, rows.times, ties=rows.ties)

@@ -16,6 +16,7 @@ import numpy as np
 
 from lfm4ads.core.ranks import Array, Ranks
 from lfm4ads.data.decay import Int64s, union
+from lfm4ads.data.keyrows import KeyRows
 from lfm4ads.data.manifest import RepSide
 from lfm4ads.data.owner import exchange_rows, owner
 from lfm4ads.data.slots import SlotRows
@@ -70,13 +71,14 @@ def ordinals(ranks: Ranks, rows: SlotRows, *, side: RepSide, tally: Tally) -> In
     added to the owners' tallies.
     """
     sent = np.flatnonzero(rows.marks.any(axis=1))
-    keys = rows.keys[side][sent]
+    some = slice(None) if len(sent) == len(rows) else sent
+    keys = rows.keys[side][some]
     columns: dict[str, Array] = {
         "keys": keys,
-        "time": rows.time[sent],
-        "row_id": rows.row_id[sent],
-        "group": rows.group[sent].astype(np.int16),
-        "marks": np.packbits(rows.marks[sent], axis=1),
+        "time": rows.time[some],
+        "row_id": rows.row_id[some],
+        "group": rows.group[some].astype(np.int16),
+        "marks": np.packbits(rows.marks[some], axis=1),
     }
     received = exchange_rows(ranks, columns)
     ends = np.cumsum([len(one["keys"]) for one in received])[:-1]
@@ -94,22 +96,24 @@ def ordinals(ranks: Ranks, rows: SlotRows, *, side: RepSide, tally: Tally) -> In
 def _count(columns: dict[str, Array], tally: Tally) -> Int64s:
     """Return ordinals (N, E) of the rows of this owner's keys, and count them."""
     keys, group = columns["keys"], columns["group"]
-    marks = np.unpackbits(columns["marks"], axis=1, count=tally.num_events).astype(np.int64)
-    result = np.zeros_like(marks)
+    marks = np.unpackbits(columns["marks"], axis=1, count=tally.num_events)
+    result = np.zeros(marks.shape, dtype=np.int64)
     if len(keys) == 0:
         return result
     order = _order(columns)
-    keys, group, marks = keys[order], group[order], marks[order]
+    keys, group, marks = keys[order], group[order], marks.take(order, axis=0)
     first = np.r_[True, (keys[1:] != keys[:-1]) | (group[1:] != group[:-1])]
     starts, segment = np.flatnonzero(first), np.cumsum(first) - 1
-    running = np.cumsum(marks, axis=0)
+    running = np.cumsum(marks, axis=0, dtype=np.int64)
     earlier = running[starts] - marks[starts]
-    totals = np.add.reduceat(marks, starts, axis=0)
+    totals = np.diff(earlier, axis=0, append=running[-1:])
     known, rows = np.unique(keys[starts], return_inverse=True)
     before = tally.so_far(known).reshape(len(known), tally.num_groups, tally.num_events)
     places = group[starts].astype(np.int64)
     offset = before[rows, places] - earlier
-    result[order] = np.where(marks > 0, running + offset[segment], 0)
+    running += offset.take(segment, axis=0)
+    running *= marks
+    result[order] = running
     counts = np.zeros_like(before)
     np.add.at(counts, (rows, places), totals)
     tally.add(known, counts.reshape(len(known), -1))
@@ -123,4 +127,18 @@ def _order(columns: dict[str, Array]) -> Int64s:
     order = np.arange(len(time)) if ahead.all() else np.lexsort((row_id, time))
     if (group != group[0]).any():
         order = order[np.argsort(group[order], kind="stable")]
-    return order[np.argsort(columns["keys"][order], kind="stable")]
+    return order[_by_key(columns["keys"][order])]
+
+
+def _by_key(keys: Int64s) -> Int64s:
+    """Return the rows, those of a key side by side in their order; keys may come in any.
+
+    numpy's stable sort counts digits where numbers have 16 bits, and merges, ten times as long,
+    where they have more.
+    """
+    low = int(keys.min())
+    near = int(keys.max()) - low < 1 << 32
+    numbers = keys - low if near else KeyRows().rows(keys)
+    order = np.argsort((numbers & 0xFFFF).astype(np.uint16), kind="stable")
+    high = (numbers >> 16).astype(np.uint16)
+    return order[np.argsort(high[order], kind="stable")]

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from lfm4ads.core.ranks import Ranks
-from lfm4ads.data.decay import fold_events
 from lfm4ads.data.latest import fold_latest
 from lfm4ads.data.manifest import Header, RepSpec
 from lfm4ads.data.reps import write_snapshot
 from lfm4ads.data.side import SideStates
+from lfm4ads.data.sums import fold_events
 
 DAY_MS = 86_400_000
 BIGGEST = 2**63 - 1

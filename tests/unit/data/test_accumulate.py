@@ -47,7 +47,7 @@ def test_a_row_takes_part_in_few_merges():
     accumulator = SideAccumulator(USER_SPECS, fold_rows=1)
     for row in range(600):
         add_rows(accumulator, events, slice(row, row + 1))
-    assert len(accumulator._decayed["cr_all"].states) <= 10
+    assert len(accumulator._latest["ur"].states) <= 10
 
 
 def test_bad_vectors_wait_for_the_end():
@@ -58,3 +58,15 @@ def test_bad_vectors_wait_for_the_end():
         add_rows(accumulator, events, slice(start, start + 10))
     with pytest.raises(UserError, match=f"key {events['keys'][100]} hold"):
         accumulator.finish()
+
+
+def test_rows_may_follow_what_was_finished():
+    events = make_day(20220408)
+    accumulator = SideAccumulator(USER_SPECS, fold_rows=50)
+    add_rows(accumulator, events, slice(0, 300))
+    first = accumulator.finish()
+    assert_same_side(first, states_of(events, slice(0, 300))["user"], tolerance=1e-12)
+    before = first.decayed["cr_all"].sum.copy()
+    add_rows(accumulator, events, slice(300, 600))
+    assert_same_side(accumulator.finish(), states_of(events)["user"], tolerance=1e-12)
+    np.testing.assert_array_equal(first.decayed["cr_all"].sum, before)

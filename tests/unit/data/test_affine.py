@@ -5,9 +5,9 @@ import pytest
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.affine import Affine, NormalEquations, carry_states
-from lfm4ads.data.decay import fold_events
 from lfm4ads.data.latest import fold_latest
 from lfm4ads.data.side import SideStates
+from lfm4ads.data.sums import fold_events
 from tests.gloo import run_ranks
 from tests.unit.data.states import one_rank
 

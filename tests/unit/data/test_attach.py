@@ -6,13 +6,13 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data.attach import KeptTables, Reps, RepsReader, all_representations, resolve_version
-from lfm4ads.data.decay import fold_events
 from lfm4ads.data.index import open_dataset
 from lfm4ads.data.latest import fold_latest
 from lfm4ads.data.manifest import RepSpec
 from lfm4ads.data.reader import Reader, ReaderConfig
 from lfm4ads.data.reps import write_snapshot
 from lfm4ads.data.side import SideStates
+from lfm4ads.data.sums import fold_events
 from tests.gloo import run_ranks
 from tests.unit.data.states import header, one_rank
 from tests.worlds import tiny_table, with_column, with_value, write_table, write_tiny

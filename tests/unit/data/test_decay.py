@@ -9,8 +9,9 @@ import torch
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.data import owner as owner_module
-from lfm4ads.data.decay import empty_state, fold_events, merge, merge_all, read, route
+from lfm4ads.data.decay import empty_state, merge, merge_all, read, route
 from lfm4ads.data.owner import owner
+from lfm4ads.data.sums import fold_events
 from tests.gloo import run_ranks
 
 HOUR = 3_600_000
@@ -127,8 +128,8 @@ def test_very_old_underflows_and_nothing_overflows():
 def test_more_events_than_are_summed_at_a_time(monkeypatch):
     events = make_events(3, rows=1_000, keys=9)
     whole = events.fold(6.0 * HOUR)
-    for rows in (1, 7, 100, 999):
-        monkeypatch.setattr("lfm4ads.data.decay.FOLD_ROWS", rows)
+    for numbers in (1, 5, 37, 504, 4_999):
+        monkeypatch.setattr("lfm4ads.data.sums.BLOCK_NUMBERS", numbers)
         assert_same(events.fold(6.0 * HOUR), whole)
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from lfm4ads.data import owner as owner_module
-from lfm4ads.data.decay import empty_state, fold_events, merge, merge_all, route
+from lfm4ads.data.decay import empty_state, merge, merge_all, route
 from lfm4ads.data.ordinals import empty_tally, ordinals
 from lfm4ads.data.slots import SlotRows
+from lfm4ads.data.sums import fold_events
 from tests.gloo import run_ranks
 from tests.unit.data.states import one_rank
 
