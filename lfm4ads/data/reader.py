@@ -7,7 +7,6 @@ shuffled inside windows of a lane by a generator seeded with (seed, epoch, day, 
 position of a reader is just (epoch, day, step), and resuming there loses and repeats no row.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,7 +93,8 @@ class Reader:
         # A window holds whole steps, so that each step falls into one window.
         self._window_steps = max(1, config.window_rows // self._lane_rows)
         self.local_batch_size = _ceil_div(config.lanes, ranks.world) * self._lane_rows
-        self._cache: OrderedDict[tuple[str, int], Rows] = OrderedDict()
+        # Row groups that the last window of a lane ended in, so the next one begins with.
+        self._open: dict[tuple[str, int], Rows] = {}
         self._kept = kept or KeptRows(limit_bytes=0)
 
     def num_steps(self, day: int) -> int:
@@ -144,18 +144,26 @@ class Reader:
         """Return the rows of a window of every lane, and each lane's order of its own."""
         window_rows = self._window_steps * self._lane_rows
         pieces, orders, base = [], [], 0
+        used: dict[tuple[str, int], Rows] = {}
+        again: dict[tuple[str, int], Rows] = {}
         for lane in self._lanes:
             first, last = self._lane_range(day, lane)
             start = min(first + index * window_rows, last)
             stop = min(start + window_rows, last)
             for group, begin, end in self._pieces(day, start, stop):
-                pieces.append(self._decode(day, group).slice(begin, end))
+                key = (group.file, group.index)
+                if key not in used:
+                    used[key] = self._open[key] if key in self._open else self._decode(day, group)
+                pieces.append(used[key].slice(begin, end))
+                if end < group.rows:
+                    again[key] = used[key]
             order = np.arange(stop - start)
             if self._config.shuffle:
                 seed = (self._seed, epoch, day, lane, index)
                 order = np.random.default_rng(seed).permutation(stop - start)
             orders.append(base + order)
             base += stop - start
+        self._open = again
         return join(pieces) if pieces else no_rows(self.dataset.schema), orders
 
     def _pieces(self, day: int, start: int, stop: int) -> Iterator[tuple[RowGroup, int, int]]:
@@ -167,17 +175,11 @@ class Reader:
             base += group.rows
 
     def _decode(self, day: int, group: RowGroup) -> Rows:
-        key = (group.file, group.index)
-        if key not in self._cache:
-            horizons = self._horizons(day)
-            self._cache[key] = self._kept.get(
-                (*key, repr(horizons)), lambda: decode(self.dataset, group, horizons=horizons)
-            )
-            # Neighbouring lanes and windows share row groups; more than that is memory for nothing.
-            while len(self._cache) > len(self._lanes) + 1:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        return self._cache[key]
+        horizons = self._horizons(day)
+        return self._kept.get(
+            (group.file, group.index, repr(horizons)),
+            lambda: decode(self.dataset, group, horizons=horizons),
+        )
 
     def _horizons(self, day: int) -> dict[str, int] | None:
         """Return for each task the time (ms) until which its events count; None: all count."""
