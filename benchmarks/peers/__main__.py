@@ -1,7 +1,7 @@
 """The same DCNv2 and MMoE here, in plain TorchRec and in three peers: speed and AUC side by side.
 
 python -m benchmarks.peers --json [--environments FOLDER] [--rounds 5] [--only dcnv2|mmoe]
-python -m benchmarks.peers --scored valid --programs lfm4ads --table-lr 0.1 --rounds 1   # to tune
+python -m benchmarks.peers --scored valid --programs lfm4ads --rates 1e-3 0.1 --rounds 1  # to tune
 
 26 categorical features of 100,000 ids (width 16) and 13 numbers, one epoch in batches of 4096 from
 files, a process with equal threads; labels from a planted truth, so the AUC has a known ceiling.
@@ -43,12 +43,13 @@ MODULES = {
     "FuxiCTR": "fuxi",
     "DeepCTR-Torch": "deepctr",
 }
-TABLE_LR = {
-    OURS: {"dcnv2": 0.05, "mmoe": 0.05},
-    RAW: {"dcnv2": 0.05, "mmoe": 0.05},
-    **{peer: {"dcnv2": 1e-3, "mmoe": 1e-3} for peer in PEERS},
+RATES = {
+    OURS: {"dcnv2": (1e-3, 0.05), "mmoe": (1e-3, 0.05)},
+    RAW: {"dcnv2": (1e-3, 0.05), "mmoe": (1e-3, 0.05)},
+    **{peer: {"dcnv2": (1e-3, 0.0), "mmoe": (1e-3, 0.0)} for peer in PEERS},
 }
-"""Chosen on the validation rows: of row-wise AdaGrad, and of the one Adam that a peer has."""
+"""Learning rates of Adam, and of row-wise AdaGrad on the tables, chosen on the validation rows;
+peers have Adam alone."""
 NOTES = {
     "torch-rechub": {
         "dcnv2": "its DCNv2, stacked; its MLPs always normalise batches",
@@ -86,7 +87,10 @@ def main() -> None:
     parser.add_argument("--only", choices=list(TASKS))
     parser.add_argument("--programs", nargs="*", choices=list(MODULES), default=list(MODULES))
     parser.add_argument("--scored", choices=("valid", "test"), default="test")
-    parser.add_argument("--table-lr", type=float, help="of all programs; by default each its own")
+    rates = ("DENSE_LR", "TABLE_LR")
+    parser.add_argument(
+        "--rates", nargs=2, type=float, metavar=rates, help="by default each its own"
+    )
     words = parser.parse_args()
     models = [words.only] if words.only else list(TASKS)
     pythons = {
@@ -119,6 +123,7 @@ def _compare(
     truth: dict[str, Floats],
 ) -> dict[str, Any]:
     """Return what each program did on one model, and the ratios."""
+    rates = {name: words.rates or RATES[name][model] for name in pythons}
     turns: dict[str, list[Turn]] = {name: [] for name in pythons}
     for seed in range(words.rounds):
         for name, python in pythons.items():
@@ -130,7 +135,8 @@ def _compare(
                 batch_size=4096,
                 threads=words.threads,
                 seed=seed,
-                table_lr=words.table_lr or TABLE_LR[name][model],
+                dense_lr=rates[name][0],
+                table_lr=rates[name][1],
             )
             turns[name].append(_run(job, python, module=MODULES[name], rows=words.rows))
     labels_NT, true_NT = truth[words.scored], truth[f"{words.scored}_true"]
@@ -144,7 +150,7 @@ def _compare(
         name: _figures(turns[name], labels_NT, rows=words.rows, tasks=tasks) for name in pythons
     }
     for name, one in found.items():
-        one["table_lr"] = words.table_lr or TABLE_LR[name][model]
+        one["rates"] = list(rates[name])
         one["note"] = NOTES.get(name, {}).get(model, "")
         if OURS in turns:
             one["auc_lift_of_ours"] = _lifts(turns[OURS], turns[name], labels_NT, tasks=tasks)
@@ -230,7 +236,7 @@ def _print(name: str, one: dict[str, Any]) -> None:
     print(
         f"  {name:15} {one['samples_per_second']:8.0f} samples/s"
         f" {one['cpu_us_per_sample']:6.0f} us CPU {one['peak_mib']:6.0f} MiB"
-        f"  AUC {_shown(one['auc'])}  lr {one['table_lr']:g}  {one['note']}",
+        f"  AUC {_shown(one['auc'])}  rates {one['rates']}  {one['note']}",
         flush=True,
     )
 

@@ -19,7 +19,7 @@ def main() -> None:
     job = meter.read_job()
     torch.set_num_threads(job.threads)
     model = _model(job)
-    model.compile(torch.optim.Adam(model.parameters(), lr=job.table_lr), _losses(job))
+    model.compile(torch.optim.Adam(model.parameters(), lr=job.dense_lr), _losses(job))
     with meter.measured() as epoch:
         rows, labels = _read(job, "train")
         model.fit(rows, labels, batch_size=job.batch_size, epochs=1, verbose=0)

@@ -30,7 +30,7 @@ class Dcnv2(models.BaseModel):
         self.embedding_layer = layers.FeatureEmbedding(feature_map, DIM)
         self.crossnet = layers.CrossNetV2(width, meter.CROSS_LAYERS)
         self.mlp = layers.MLP_Block(input_dim=width, hidden_units=list(meter.MLP), output_dim=1)
-        self.compile("adam", "binary_crossentropy", job.table_lr)
+        self.compile("adam", "binary_crossentropy", job.dense_lr)
         self.reset_parameters()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class Mmoe(models.MultiTaskModel):
         self.towers = nn.ModuleList(
             block(input_dim=hidden[-1], hidden_units=list(meter.TOWER), output_dim=1) for _ in kinds
         )
-        self.compile("adam", ["binary_crossentropy"] * len(kinds), job.table_lr)
+        self.compile("adam", ["binary_crossentropy"] * len(kinds), job.dense_lr)
         self.reset_parameters()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ TASKS = {"dcnv2": ["click"], "mmoe": ["click", "buy"]}
 CROSS_LAYERS, MLP = 3, (256, 128, 64)
 NUM_EXPERTS, EXPERT, TOWER = 4, (256, 128), (64,)
 DAYS = {"train": 20260101, "valid": 20260102, "test": 20260103}
-DENSE_LR = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,10 @@ class Job:
     batch_size: int
     threads: int
     seed: int
+    dense_lr: float
+    """Of Adam: of a peer's one optimiser for everything, else of all but the tables."""
     table_lr: float
-    """Learning rate of the tables: of row-wise AdaGrad, or of the one Adam a peer has."""
+    """Of row-wise AdaGrad on the tables; nothing to a peer."""
 
     def files(self, split: str) -> list[str]:
         """Return the Parquet files of a split, in order."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks.peers.meter import (
     CROSS_LAYERS,
     DAYS,
-    DENSE_LR,
     EXPERT,
     MLP,
     NUM_EXPERTS,
@@ -33,6 +32,7 @@ from lfm4ads.core.seed import seed_torch
 from lfm4ads.data.batch import Batch
 from lfm4ads.data.index import Dataset, open_dataset
 from lfm4ads.data.reader import Reader, ReaderConfig, scoring
+from lfm4ads.data.rows import KeptRows
 from lfm4ads.model.arm import ArmConfig
 from lfm4ads.model.config import LfmConfig, MultitaskConfig
 from lfm4ads.model.downstream import DownstreamConfig
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     with open_ranks() as ranks:
         dataset = open_dataset(job.data, ranks)
-        shard = ShardConfig(optim=OptimConfig(dense_lr=DENSE_LR, sparse_lr=job.table_lr))
+        shard = ShardConfig(optim=OptimConfig(dense_lr=job.dense_lr, sparse_lr=job.table_lr))
         train = _dcnv2 if job.model == "dcnv2" else _mmoe
         epoch, forward = train(job, dataset, shard=shard, ranks=ranks)
         report(job, epoch, _score(job, dataset, forward, ranks=ranks))
@@ -90,6 +90,9 @@ def _dcnv2(
         names=(),
         upstream=LfmConfig(),
         checkpoint=nowhere,
+        # The pass that sets the heads to the base rates comes before the epoch, and would leave the
+        # rows in memory: the epoch has to read them from the files.
+        rows=KeptRows(limit_bytes=0),
     )
     fitter = build_arm(run, sources, ranks=ranks).fitter
     with tempfile.TemporaryDirectory() as folder, measured() as epoch:

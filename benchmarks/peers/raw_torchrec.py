@@ -24,7 +24,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.peers import meter
-from benchmarks.peers.meter import DENSE_LR, DIM, IDS, NUMBERS, ROWS, Job
+from benchmarks.peers.meter import DIM, IDS, NUMBERS, ROWS, Job
 
 
 class Dcn(nn.Module):
@@ -102,7 +102,7 @@ def main() -> None:
         sharders=[sharder],  # pyright: ignore[reportArgumentType]
     )
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
-    optimizer = torch.optim.Adam(dense.values(), lr=DENSE_LR)
+    optimizer = torch.optim.Adam(dense.values(), lr=job.dense_lr)
     with meter.measured() as epoch:
         for ids, numbers_BM, label_BT in _batches(job, "train"):
             optimizer.zero_grad(set_to_none=True)

@@ -58,7 +58,7 @@ def _dcnv2(job: Job, fields: list[Any]) -> tuple[nn.Module, Any]:
         use_low_rank_mixture=False,
     )
     return model, import_module("torch_rechub.trainers").CTRTrainer(
-        model, optimizer_params={"lr": job.table_lr}
+        model, optimizer_params={"lr": job.dense_lr}
     )
 
 
@@ -72,7 +72,7 @@ def _mmoe(job: Job, fields: list[Any]) -> tuple[nn.Module, Any]:
         tower_params_list=[{"dims": list(meter.TOWER)} for _ in kinds],
     )
     return model, import_module("torch_rechub.trainers").MTLTrainer(
-        model, task_types=kinds, optimizer_params={"lr": job.table_lr}
+        model, task_types=kinds, optimizer_params={"lr": job.dense_lr}
     )
 
 

@@ -16,6 +16,7 @@ from lfm4ads.data.schema import Feature, Schema, TableSpec, Task
 
 Floats = npt.NDArray[np.float64]
 DAY_MS = 86_400_000
+_ZIPF = 1.2
 _TASTE = 4
 _PAIRS = 8
 _RATES = {"click": -1.3, "buy": -2.6}
@@ -32,13 +33,14 @@ class World:
         self._effects = 0.22 * (0.8 * shared[:1] + 0.6 * own)
         self._tastes = random.normal(size=(2 * _PAIRS, ROWS, _TASTE)) / _TASTE**0.5
         self._slopes = 0.12 * random.normal(size=(2, NUM_NUMBERS))
-        self._crossed = 0.2 * random.normal(size=(2, NUM_NUMBERS))
+        self._crossed = 0.1 * random.normal(size=(2, NUM_NUMBERS))
 
     def draw(self, num_rows: int) -> tuple[dict[str, npt.NDArray[Any]], Floats]:
         """Return columns by name, and the true probabilities (N, 2) of the tasks."""
         random = self._random
-        # Density 1/k over ranks k: Zipf's law with exponent 1.
-        ranks_NF = np.exp(random.random((num_rows, NUM_IDS)) * np.log(ROWS)).astype(np.int64) - 1
+        # Density k^-1.2 over ranks k from 1 to ROWS, by its inverse distribution function.
+        share_NF = random.random((num_rows, NUM_IDS)) * (1 - ROWS ** (1 - _ZIPF))
+        ranks_NF = ((1 - share_NF) ** (1 / (1 - _ZIPF))).astype(np.int64) - 1
         ids_FN = np.stack(
             [order[rank] for order, rank in zip(self._order, ranks_NF.T, strict=True)]
         )
@@ -61,7 +63,7 @@ class World:
             [
                 rate
                 + sum(self._effects[task][place][ids] for place, ids in enumerate(ids_FN))
-                + 0.25 * products
+                + 0.15 * products
                 + numbers_NM @ self._slopes[task]
                 + bent @ self._crossed[task]
                 for task, rate in enumerate(_RATES.values())
