@@ -20,6 +20,7 @@ from lfm4ads.data.decay import Float32s, Int64s, State
 from lfm4ads.data.latest import Latest
 from lfm4ads.data.manifest import RepSpec
 from lfm4ads.data.owner import owner
+from lfm4ads.data.prefetch import prefetch
 from lfm4ads.data.side import SideStates, merge_sides
 
 ROW_GROUP_ROWS = 16_384
@@ -59,29 +60,40 @@ def to_table(states: SideStates, specs: Sequence[RepSpec]) -> pa.Table:
             latest = states.latest[spec.name]
             vectors, companions = latest.vector, (latest.time, latest.tie)
         absent, rows = _place(keys, (states.decayed | states.latest)[spec.name].keys)
-        matrix = np.zeros((len(keys), spec.dim), dtype=np.float32)
-        matrix[rows] = vectors
-        columns.append(
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(matrix.reshape(-1)), spec.dim, mask=pa.array(absent)
-            )
-        )
+        columns.append(_lists(vectors, rows=rows, absent=absent))
         columns += [_scalars(values, rows=rows, absent=absent) for values in companions]
     return pa.Table.from_arrays(columns, schema=part_schema(specs))
 
 
-def _place(keys: Int64s, some: Int64s) -> tuple[Mask, Int64s]:
-    """Return which of ``keys`` are not among ``some``, and the rows of those that are."""
+def _place(keys: Int64s, some: Int64s) -> tuple[Mask | None, Int64s]:
+    """Return which ``keys`` are not among ``some``, None if all are, and the rows of ``some``."""
     rows = np.searchsorted(keys, some)
+    if len(some) == len(keys):
+        return None, rows
     absent = np.ones(len(keys), dtype=np.bool_)
     absent[rows] = False
     return absent, rows
 
 
-def _scalars(values: npt.NDArray[np.generic], *, rows: Int64s, absent: Mask) -> pa.Array:
+def _scalars(values: npt.NDArray[np.generic], *, rows: Int64s, absent: Mask | None) -> pa.Array:
+    if absent is None:
+        return pa.array(values)
     filled = np.zeros(len(absent), dtype=values.dtype)
     filled[rows] = values
     return pa.array(filled, mask=absent)
+
+
+def _lists(
+    vectors: npt.NDArray[np.floating], *, rows: Int64s, absent: Mask | None
+) -> pa.FixedSizeListArray:
+    dim = vectors.shape[1]
+    if absent is None:
+        flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), dim)
+    matrix = np.zeros((len(absent), dim), dtype=np.float32)
+    matrix[rows] = vectors
+    mask = pa.array(absent)
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim, mask=mask)
 
 
 def from_table(table: pa.Table, specs: Sequence[RepSpec]) -> SideStates:
@@ -195,7 +207,10 @@ def merged_chunks(
 
 
 def write_table_stream(path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema) -> int:
-    """Write tables as one Parquet file of even row groups, atomically; return the rows written."""
+    """Write tables as one Parquet file of even row groups, atomically; return the rows written.
+
+    The next table is made in a thread while one is compressed.
+    """
     num_rows = 0
     with (
         whole_file(path) as temporary,
@@ -204,7 +219,7 @@ def write_table_stream(path: Path, tables: Iterable[pa.Table], *, schema: pa.Sch
         ) as writer,
     ):
         waiting = schema.empty_table()
-        for table in tables:
+        for table in prefetch(tables, depth=1):
             waiting = pa.concat_tables([waiting, table])
             full = len(waiting) // ROW_GROUP_ROWS * ROW_GROUP_ROWS
             if full:

@@ -5,7 +5,7 @@ import pytest
 
 from lfm4ads.data import owner as owner_module
 from lfm4ads.data.decay import empty_state, merge, merge_all, route
-from lfm4ads.data.ordinals import empty_tally, ordinals
+from lfm4ads.data.ordinals import _by_key, empty_tally, ordinals
 from lfm4ads.data.slots import SlotRows
 from lfm4ads.data.sums import fold_events
 from tests.gloo import run_ranks
@@ -175,3 +175,15 @@ def test_a_late_event_comes_after_the_days_before():
         [4, 0],
         [3, 2],
     ]
+
+
+@pytest.mark.parametrize("span", [1, 70_000, 2**31, 2**33, 2**62])
+def test_rows_of_a_key_stay_in_order(span):
+    """Near keys are sorted as numbers, far ones by the rows a table gives them."""
+    rng = np.random.default_rng(3)
+    keys = rng.integers(-span, span, 300)[rng.integers(0, 300, 5_000)]
+    order = _by_key(keys)
+    assert sorted(order.tolist()) == list(range(5_000))
+    first = np.append(True, keys[order][1:] != keys[order][:-1])
+    assert first.sum() == len(np.unique(keys))
+    assert (np.diff(order)[~first[1:]] > 0).all()

@@ -89,3 +89,22 @@ def test_what_is_not_finite_names_its_key():
     sums.add(np.array([5, 6, 7]), [vectors], np.array([1, 2, 3]))
     with pytest.raises(UserError, match="key 6 hold NaN or infinity"):
         sums.state()
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_change_no_bit(monkeypatch, num_threads):
+    """Vectors come in three arrays, one of them empty; blocks are shorter than any."""
+    rng = np.random.default_rng(num_threads)
+    keys, times = rng.integers(0, 50, 900), rng.integers(0, 10_000, 900)
+    vectors = rng.normal(size=(900, 3)).astype(np.float32)
+    monkeypatch.setattr("lfm4ads.data.sums.BLOCK_NUMBERS", 60)
+    states = []
+    for threads in (1, num_threads):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        sums = DecayedSums(3, half_life=500.0)
+        sums.add(keys, [vectors[:100], vectors[:0], vectors[100:]], times)
+        states.append(sums.state())
+    np.testing.assert_array_equal(states[0].sum, states[1].sum)
+    np.testing.assert_array_equal(states[0].weight, states[1].weight)
+    for key, total in zip(states[1].keys.tolist(), states[1].sum, strict=True):
+        np.testing.assert_allclose(total, expected(keys, vectors, times, 500.0)[key][0], rtol=1e-12)
