@@ -149,19 +149,18 @@ class MixTower(nn.Module):
             layers |= dict(zip(self._layer_names[name], outputs, strict=True))
             crossed[name] = outputs[-1]
         seen = [fields[table_set] for table_set in self._sets.values()]
-        rows = [torch.nonzero(domain_B == index).squeeze(1) for index in range(len(self._domains))]
+        routes = _Routes(domain_B, domains=len(self._domains))
         routed = [
             self.branches[domain](
-                {name: x_BW[index] for name, x_BW in crossed.items()},
-                [x_BW[index] for x_BW in seen],
+                {name: routes.to(index, x_BW) for name, x_BW in crossed.items()},
+                [routes.to(index, x_BW) for x_BW in seen],
             )
-            for domain, index in zip(self._domains, rows, strict=True)
+            for index, domain in enumerate(self._domains)
         ]
-        order = torch.argsort(torch.cat(rows))
         for name in routed[0].layers:
-            layers[name] = torch.cat([one.layers[name] for one in routed])[order]
-        top_BSH = torch.cat([one.top for one in routed])[order]
-        weight_BSM = torch.cat([one.weights for one in routed])[order]
+            layers[name] = routes.back([one.layers[name] for one in routed])
+        top_BSH = routes.back([one.top for one in routed])
+        weight_BSM = routes.back([one.weights for one in routed])
         return Mixed(layers, top_BSH[:, 0] if top_BSH.shape[1] == 1 else top_BSH, weight_BSM)
 
     def _fields(self, ur_BU: Tensor, ir_BU: Tensor, pair_BP: Tensor | None) -> dict[str, Tensor]:
@@ -176,6 +175,34 @@ class MixTower(nn.Module):
             name: torch.cat(parts, dim=1)
             for name, parts in zip(self._layouts, zip(*sides, strict=True), strict=True)
         }
+
+
+class _Routes:
+    """The rows of each domain of a batch: a tensor is sorted by domain once, however many read it.
+
+    With one domain nothing moves.
+    """
+
+    def __init__(self, domain_B: Tensor, *, domains: int) -> None:
+        self._sorted: dict[Tensor, Sequence[Tensor]] = {}
+        self._order_B = torch.argsort(domain_B, stable=True) if domains > 1 else None
+        self._back_B = None if self._order_B is None else torch.argsort(self._order_B)
+        self._counts = torch.bincount(domain_B, minlength=domains).tolist() if domains > 1 else []
+
+    def to(self, domain: int, x_BW: Tensor) -> Tensor:
+        """Return the rows of a domain, in their order."""
+        if self._order_B is None:
+            return x_BW
+        if x_BW not in self._sorted:
+            # The backward of indexing adds row by row in one thread; this one does not.
+            self._sorted[x_BW] = x_BW.index_select(0, self._order_B).split(self._counts)
+        return self._sorted[x_BW][domain]
+
+    def back(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the rows of all domains in the batch's order."""
+        if self._back_B is None:
+            return parts[0]
+        return torch.cat(list(parts)).index_select(0, self._back_B)
 
 
 def _check_names(
