@@ -44,8 +44,8 @@ MODULES = {
     "DeepCTR-Torch": "deepctr",
 }
 RATES = {
-    OURS: {"dcnv2": (1e-3, 0.05), "mmoe": (1e-3, 0.05)},
-    RAW: {"dcnv2": (1e-3, 0.05), "mmoe": (1e-3, 0.05)},
+    OURS: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
+    RAW: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
     **{peer: {"dcnv2": (1e-3, 0.0), "mmoe": (1e-3, 0.0)} for peer in PEERS},
 }
 """Learning rates of Adam, and of row-wise AdaGrad on the tables, chosen on the validation rows;
@@ -152,7 +152,7 @@ def _compare(
     for name, one in found.items():
         one["rates"] = list(rates[name])
         one["note"] = NOTES.get(name, {}).get(model, "")
-        if OURS in turns:
+        if OURS in turns and name != OURS:
             one["auc_lift_of_ours"] = _lifts(turns[OURS], turns[name], labels_NT, tasks=tasks)
         _print(name, one)
     ratios = _ratios(turns) if OURS in turns else {}
