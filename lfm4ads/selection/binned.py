@@ -183,6 +183,10 @@ class BinnedCox:
         own_GMM[:, np.arange(size), np.arange(size)] += self.ridge_weight
         return own_GMM
 
+    def across(self, fit: Fit) -> Floats | None:
+        """Return None: they cost several passes."""
+        del fit
+
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows

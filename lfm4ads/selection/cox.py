@@ -140,6 +140,10 @@ class CoxProblem:
         del loss
         return 1.0
 
+    def across(self, fit: Fit) -> Floats | None:
+        """Return None: they cost several passes."""
+        del fit
+
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         return fit.loss < self.num_rows

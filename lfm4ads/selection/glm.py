@@ -130,6 +130,18 @@ class GlmProblem:
         """Return the Hessian blocks of groups."""
         return np.stack([self.hessian(fit, columns_M=columns_M) for columns_M in columns_GM])
 
+    def across(self, fit: Fit) -> Floats | None:
+        """Return second derivatives of all columns with those of a fit (P, K)."""
+        curvature_N = fit.state.curvature_N
+        weighed_NJ = self._columns.take(fit.columns_K) * curvature_N[:, None]
+        sums_PJ = self._columns.sums(np.column_stack([weighed_NJ, curvature_N]))
+        across_PK = sums_PJ[:, :-1]
+        if self._centred:
+            total = max(float(curvature_N.sum()), 1e-300)
+            across_PK -= np.outer(sums_PJ[:, -1], weighed_NJ.sum(0) / total)
+        across_PK[fit.columns_K, np.arange(len(fit.columns_K))] += self.ridge_weight
+        return across_PK
+
     def deviance(self, loss: float) -> float:
         """Return twice the distance to the saturated loss."""
         return 2 * (loss - self._saturated)

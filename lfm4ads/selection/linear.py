@@ -175,6 +175,10 @@ class LinearProblem:
         """Return the Gram blocks of groups."""
         return np.stack([self.hessian(fit, columns_M=columns_M) for columns_M in columns_GM])
 
+    def across(self, fit: Fit) -> Floats | None:
+        """Return None: exchanges among likely columns are exact already."""
+        del fit
+
     def is_steep(self, fit: Fit) -> bool:
         """Return False: the second-order model is the loss."""
         del fit

@@ -12,13 +12,16 @@ import numpy as np
 
 from lfm4ads.selection.criteria import Criteria, measure_criteria
 from lfm4ads.selection.problem import Problem, criterion_deviance
+from lfm4ads.selection.replace import replace_any
 from lfm4ads.selection.solver import Solution, SolverOptions, null_solution, solve
-from lfm4ads.selection.units import Units
+from lfm4ads.selection.units import Units, pick_largest
 
 Search = Literal["sequential", "grid", "golden", "gpdas"]
 _GOLDEN = 0.618
 _ELBOW = 1e-4
 _ELBOW_STEPS = 20
+_NEARBY = 8
+"""How far from the size that is chosen others are taken as starts for it."""
 _SWEEP = 3
 """Bracket width at which golden section gives way to trying what is left."""
 
@@ -69,6 +72,34 @@ class Path:
             )
         return found
 
+    def improve(self, size: int) -> bool:
+        """Look again for the set of a size; return whether there is a better one.
+
+        From near sizes that propose another set for it, then by exchanges with any column: a local
+        optimum of the exchanges among likely columns may be left by a start from elsewhere.
+        """
+        best = self.at(size)
+        seen = {best.units.tobytes()}
+        if self._options.algorithm == "pure" or best.fit.separated or size == self.smallest:
+            return False
+        for other in sorted(self.solutions, key=lambda tried: abs(tried - size)):
+            if abs(other - size) > _NEARBY:
+                break
+            start = self.solutions[other]
+            proposed = pick_largest(start.values_U, size).tobytes()
+            if proposed in seen:
+                continue
+            seen.add(proposed)
+            found = solve(self.problem, self.units, size=size, start=start, options=self._options)
+            if found.fit.objective < best.fit.objective and not found.fit.separated:
+                best = found
+        best = replace_any(self.problem, self.units, best, self._options)
+        if best is self.solutions[size]:
+            return False
+        self.solutions[size] = best
+        self._criteria.pop(size, None)
+        return True
+
     def _solve(self, size: int) -> Solution:
         if size == self.smallest:
             return self._null
@@ -98,13 +129,29 @@ def search_sizes(path: Path, sizes: Range, *, search: Search, score: Score) -> i
     """Return the size of the smallest score; every size tried is left in the path."""
     match search:
         case "sequential":
-            return _best(path, range(sizes.smallest, sizes.largest + 1), score)
+            best = _best(path, range(sizes.smallest, sizes.largest + 1), score)
         case "grid":
-            return _grid(path, sizes, score)
+            best = _grid(path, sizes, score)
         case "golden":
-            return _golden(path, sizes, score)
+            best = _golden(path, sizes, score)
         case "gpdas":
             return _elbow(path, sizes)
+    return _improved(path, sizes, best, score)
+
+
+def _improved(path: Path, sizes: Range, best: int, score: Score) -> int:
+    """Look again at the chosen size; if that found a better set, also at those next to it."""
+    while path.improve(best):
+        for near in (best - 1, best + 1):
+            if near in path.solutions:
+                path.improve(near)
+        most = min(sizes.largest, path.limit)
+        tried = [size for size in path.solutions if sizes.smallest <= size <= most]
+        following = _best(path, sorted(tried), score)
+        if following == best:
+            break
+        best = following
+    return best
 
 
 def _best(path: Path, sizes: range | list[int], score: Score) -> int:

@@ -94,6 +94,13 @@ class Problem(Protocol):
         """Return the Hessian blocks (G, M, M) of groups of equal width."""
         ...
 
+    def across(self, fit: Fit) -> Floats | None:
+        """Return second derivatives of all columns with those of a fit (P, K).
+
+        None where they cost more than a pass over the rows.
+        """
+        ...
+
     def is_steep(self, fit: Fit) -> bool:
         """Return whether the fit is so sure of most rows that its curvature says little."""
         ...

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from lfm4ads.selection.columns import Floats, Ints
 from lfm4ads.selection.newton import factorise, forward, invert, solve
@@ -107,22 +108,49 @@ def guess(near: Neighbourhood, swap: Swap) -> Guess:
 
 
 def pair_swaps(near: Neighbourhood, *, count: int) -> list[Swap]:
+    """Return the ``count`` best exchanges of one chosen for one other column."""
+    pairs = Pairs(
+        near.chosen,
+        near.others,
+        near.coefficient_K,
+        near.inverse_KK.diagonal(),
+        near.gradient_C,
+        near.schur_CC.diagonal(),
+        near.explained_KC,
+    )
+    return best_pairs(pairs, always_U=near.units.always_U, count=count)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What exchanges of single columns are judged by."""
+
+    chosen: Ints
+    others: Ints
+    coefficient_K: Floats
+    inverse_K: Floats
+    gradient_C: Floats
+    schur_C: Floats
+    explained_KC: Floats
+
+
+def best_pairs(pairs: Pairs, *, always_U: npt.NDArray[np.bool_], count: int) -> list[Swap]:
     """Return the ``count`` best exchanges of one chosen for one other column.
 
     Without column i the objective rises by b_i^2 / (2 V_ii), V the inverse on the chosen; the
     gradient and the Schur complement of column j move by what i had explained.
     """
-    if not len(near.chosen) or not len(near.others):
+    if not len(pairs.chosen) or not len(pairs.others):
         return []
-    diagonal_K1 = near.inverse_KK.diagonal()[:, None]
-    coefficient_K1 = near.coefficient_K[:, None]
-    ratio_KC = near.explained_KC / diagonal_K1
-    gradient_KC = near.gradient_C - coefficient_K1 * ratio_KC
-    curvature_KC = near.explained_KC * ratio_KC
-    curvature_KC += np.maximum(near.schur_CC.diagonal(), 1e-300)
+    diagonal_K1 = pairs.inverse_K[:, None]
+    coefficient_K1 = pairs.coefficient_K[:, None]
+    ratio_KC = pairs.explained_KC / diagonal_K1
+    gradient_KC = pairs.gradient_C - coefficient_K1 * ratio_KC
+    curvature_KC = pairs.explained_KC * ratio_KC
+    curvature_KC += np.maximum(pairs.schur_C, 1e-300)
     rise_K1 = coefficient_K1**2 / (2.0 * diagonal_K1)
     change_KC = rise_K1 - gradient_KC**2 / (2.0 * curvature_KC)
-    change_KC[near.units.always_U[near.chosen]] = np.inf
+    change_KC[always_U[pairs.chosen]] = np.inf
     flat = change_KC.ravel()
     best = [int(flat.argmin())] if count == 1 else flat.argsort(kind="stable")[:count].tolist()
     swaps = []
@@ -130,7 +158,7 @@ def pair_swaps(near: Neighbourhood, *, count: int) -> list[Swap]:
         i, j = divmod(at, change_KC.shape[1])
         change, rise = float(change_KC[i, j]), float(rise_K1[i, 0])
         if change < np.inf:
-            swaps.append(Swap(near.chosen[i : i + 1], near.others[j : j + 1], change, rise))
+            swaps.append(Swap(pairs.chosen[i : i + 1], pairs.others[j : j + 1], change, rise))
     return swaps
 
 

@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from lfm4ads.selection.path import Path
 from lfm4ads.selection.recipe import Recipe, draw
+from lfm4ads.selection.replace import replace_any
 from lfm4ads.selection.sacrifice import sacrifices
-from lfm4ads.selection.solver import SolverOptions, null_solution, solve
+from lfm4ads.selection.solver import Solution, SolverOptions, null_solution, solve
 from lfm4ads.selection.swap import block_swaps, guess, open_neighbourhood, pair_swaps
 from lfm4ads.selection.task import Task, open_task
 from lfm4ads.selection.units import build_units, pick_largest
@@ -178,3 +180,51 @@ def test_of_equal_values_the_lower_index_is_taken():
     many = np.tile(values, 200)
     wanted = np.sort(np.argsort(-many, kind="stable")[:350])
     np.testing.assert_array_equal(pick_largest(many, 350), wanted)
+
+
+def look_again(model, *, seed, largest):
+    recipe = Recipe(
+        model=model,
+        rows=1000,
+        columns=1000,
+        true_columns=10 if model == "linear" else 5,
+        design="autoregressive",
+        rho=0.9,
+        signal_ratio=1.0,
+        mixed_signs=True,
+    )
+    drawn = draw(recipe, seed=seed)
+    task = Task(model=model, matrix=drawn.matrix_NP, y_N=drawn.y_N, weight_N=np.ones(1000))
+    path = Path(open_task(task).problem, build_units(1000), SolverOptions())
+    before = [path.at(size).fit.objective for size in range(largest + 1)]
+    return path, before
+
+
+def test_a_size_is_solved_again_from_sizes_near_it():
+    path, before = look_again("linear", seed=8, largest=17)
+    once = path.criteria(8).ebic
+    assert path.improve(8)
+    assert path.at(8).fit.objective < before[8]
+    assert path.criteria(8).ebic < once
+    assert not path.improve(8)
+
+
+def test_a_neighbour_without_slope_may_take_the_place_of_a_chosen_column():
+    path, _ = look_again("logistic", seed=12, largest=0)
+    problem, units = path.problem, path.units
+    fit = problem.fit(np.array([30, 63, 108, 230]), start=None)
+    values_U = sacrifices(problem, units, fit, correction="null", within=None)
+    start = Solution(fit.columns_K, fit, values_U, 1, "fixed", monotone=True)
+    assert search(problem, size=4, units=units, start=start).units.tolist() == [30, 63, 108, 230]
+    # The true one, correlated .9 with 230.
+    found = replace_any(problem, units, start, SolverOptions())
+    assert found.units.tolist() == [30, 63, 108, 231]
+    assert found.fit.objective < fit.objective
+
+
+def test_second_derivatives_across_all_columns_are_those_of_the_blocks():
+    task, _ = make_task("logistic", weighted=True, ridge=1e-3)
+    problem = open_task(task).problem
+    fit = problem.fit(np.array([1, 5, 7]), start=None)
+    whole = problem.hessian(fit, columns_M=np.arange(12))
+    np.testing.assert_allclose(problem.across(fit), whole[:, [1, 5, 7]], rtol=1e-9, atol=1e-9)
