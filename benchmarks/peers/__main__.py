@@ -48,8 +48,8 @@ RATES = {
     RAW: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
     **{peer: {"dcnv2": (1e-3, 0.0), "mmoe": (1e-3, 0.0)} for peer in PEERS},
 }
-"""Learning rates of Adam, and of row-wise AdaGrad on the tables, chosen on the validation rows;
-peers have Adam alone."""
+"""Learning rates of Adam, everybody's default, and of row-wise AdaGrad on the tables, which peers
+do not have; --scored valid --rates tries others."""
 NOTES = {
     "torch-rechub": {
         "dcnv2": "its DCNv2, stacked; its MLPs always normalise batches",
