@@ -126,7 +126,8 @@ def read_keys(values: pa.Array, *, column: str, where: str) -> Array:
     if not pa.types.is_integer(values.type):
         return keys_of_strings(values).to_numpy(zero_copy_only=False)
     try:
-        ids = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        whole = values if values.type == pa.int64() else values.cast(pa.int64())
+        ids = whole.to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid as error:
         raise UserError(
             f"{where}: column {column} has an id of 2^63 or more; ids are 0 to 2^63-1"
