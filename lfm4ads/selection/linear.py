@@ -176,8 +176,11 @@ class LinearProblem:
         return np.stack([self.hessian(fit, columns_M=columns_M) for columns_M in columns_GM])
 
     def across(self, fit: Fit) -> Floats | None:
-        """Return None: exchanges among likely columns are exact already."""
-        del fit
+        """Return the Gram rows of the fit, with the ridge (P, K): they are there already."""
+        size = len(fit.columns_K)
+        across_KP = self._gram.combine(fit.columns_K, np.eye(size))
+        across_KP[np.arange(size), fit.columns_K] += self._ridge
+        return across_KP.T
 
     def is_steep(self, fit: Fit) -> bool:
         """Return False: the second-order model is the loss."""

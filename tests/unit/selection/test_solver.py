@@ -222,8 +222,9 @@ def test_a_neighbour_without_slope_may_take_the_place_of_a_chosen_column():
     assert found.fit.objective < fit.objective
 
 
-def test_second_derivatives_across_all_columns_are_those_of_the_blocks():
-    task, _ = make_task("logistic", weighted=True, ridge=1e-3)
+@pytest.mark.parametrize("model", ["linear", "logistic", "poisson"])
+def test_second_derivatives_across_all_columns_are_those_of_the_blocks(model):
+    task, _ = make_task(model, weighted=True, ridge=1e-3)
     problem = open_task(task).problem
     fit = problem.fit(np.array([1, 5, 7]), start=None)
     whole = problem.hessian(fit, columns_M=np.arange(12))
