@@ -50,7 +50,7 @@ from lfm4ads.train.diagnose import explain_not_finite
 from lfm4ads.train.loop import progress, train_pass
 from lfm4ads.train.objective import LossConfig, Objective
 
-_FIELDS = FieldConfig(number=NumberConfig(dim=1))
+_FIELDS = FieldConfig(number=NumberConfig(kind="raw"))
 Forward = Callable[[Batch], Tensor]
 
 

@@ -124,7 +124,7 @@ def _schema() -> Schema:
         row_id="row",
         domains=("ads",),
         scenarios=("all",),
-        tables={name: TableSpec(rows=ROWS, dim=DIM) for name in IDS},
+        tables={name: TableSpec(rows=ROWS, dim=DIM, ids="rows") for name in IDS},
         features=features | numbers,
         tasks={task: Task(label=task) for task in _RATES},
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fbgemm_gpu  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers torch.ops.fbgemm
+import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -104,15 +104,16 @@ def read_id(
 ) -> Array:
     """Return the ids (N,) of an id column as its table takes them; ``NO_ID`` for an allowed null.
 
-    Rows for a table with ``ids: hash``, mixed ids for a managed one.
+    Rows, or mixed ids for a managed table.
     """
     if not feature.nullable:
         not_null(values, column=column, where=where)
     if not values.null_count:
-        return _taken(read_keys(values, column=column, where=where), feature, table)
+        ids = read_keys(values, column=column, where=where)
+        return _taken(ids, feature, table=table, column=column, where=where)
     ids = np.full(len(values), NO_ID)
     known = read_keys(values.drop_null(), column=column, where=where)
-    ids[present(values)] = _taken(known, feature, table)
+    ids[present(values)] = _taken(known, feature, table=table, column=column, where=where)
     return ids
 
 
@@ -135,11 +136,19 @@ def read_ids(
     if feature.max_length and counts.max(initial=0) > feature.max_length:
         last, counts = _last_of_each(counts, keep=feature.max_length)
         ids, seconds = ids[last], None if seconds is None else seconds[last]
-    return Ragged(_taken(ids, feature, table), counts.astype(np.int32), seconds)
+    rows = _taken(ids, feature, table=table, column=column, where=where)
+    return Ragged(rows, counts.astype(np.int32), seconds)
 
 
-def _taken(ids: Array, feature: Feature, table: TableSpec) -> Array:
+def _taken(ids: Array, feature: Feature, *, table: TableSpec, column: str, where: str) -> Array:
     match table.ids:
+        case "rows":
+            if ids.max(initial=0) >= table.rows:
+                raise UserError(
+                    f"{where}: column {column} has id {ids.max()}, but ids are rows of table"
+                    f" {feature.table}, which has {table.rows}; give it more rows, or ids: hash"
+                )
+            return ids
         case "hash":
             return hash_ids(ids, table=feature.table, rows=table.rows)
         case "managed":

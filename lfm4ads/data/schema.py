@@ -9,7 +9,7 @@ from lfm4ads.core.errors import UserError
 
 FeatureKind = Literal["id", "ids", "sequence", "number", "vector"]
 Side = Literal["user", "item", "context"]
-IdsKind = Literal["hash", "managed"]
+IdsKind = Literal["hash", "managed", "rows"]
 TaskKind = Literal["binary", "real", "time_to_event"]
 
 KEY_COLUMNS = ("user", "item", "time", "domain", "scenario")
@@ -24,7 +24,8 @@ class TableSpec:
     dim: int
     ids: IdsKind = "hash"
     """hash: an id's row is its hash, and shared with other ids. managed: ids get rows of their own
-    and lose them to others, so that any number of ids may come over time (docs/scale.md)."""
+    and lose them to others, so that any number of ids may come over time (docs/scale.md). rows: ids
+    are row numbers, as a vocabulary gave them; larger ones are refused."""
 
     def __post_init__(self) -> None:
         if self.rows < 1:

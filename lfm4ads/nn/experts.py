@@ -157,6 +157,8 @@ class Merge(nn.Module):
     def _input(self, fields: Sequence[Tensor], row: Sequence[bool]) -> Tensor:
         """Return what one gate is computed from (B, .)."""
         seen = [x_BW for x_BW, used in zip(fields, row, strict=True) if used]
+        if len(seen) == 1:
+            return seen[0]
         return torch.stack(seen).sum(0) if self._sums else torch.cat(seen, dim=1)
 
 

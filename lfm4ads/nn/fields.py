@@ -51,6 +51,7 @@ class FieldEncoder(nn.Module):
 
     _lengths: Tensor
     _column: Tensor
+    _raw: Tensor
     _linear: Tensor
     _numerals: Tensor
 
@@ -71,15 +72,17 @@ class FieldEncoder(nn.Module):
         unpooled = [name for name in sparse if not tables.is_pooled(name)]
         numbers = [name for name in chosen if kinds[name] == "number"]
         linear = [name for name in numbers if config.number.kind_of(name) == "linear"]
-        numerals = [name for name in numbers if name not in linear]
+        raw = [name for name in numbers if config.number.kind_of(name) == "raw"]
+        numerals = [name for name in numbers if name not in (*linear, *raw)]
         vectors = [name for name in chosen if kinds[name] == "vector"]
         codes = [name for name in vectors if config.vector.codes.get(name)]
-        self.names = [*pooled, *unpooled, *linear, *numerals, *vectors]
+        self.names = [*pooled, *unpooled, *raw, *linear, *numerals, *vectors]
         self.names += [f"{name}_code" for name in codes]
         dims = [tables.dim(name, table_set=table_set) for name in (*pooled, *unpooled)]
         self.dims = [
             *dims,
-            *[config.number.dim] * len(numbers),
+            *[1] * len(raw),
+            *[config.number.dim] * len([*linear, *numerals]),
             *[config.vector.dim] * len([*vectors, *codes]),
         ]
         if not self.dims:
@@ -97,6 +100,7 @@ class FieldEncoder(nn.Module):
         columns = torch.repeat_interleave(torch.arange(len(dims)), torch.tensor(dims).long())
         self.register_buffer("_column", columns, persistent=False)
         number = schema.select(kind="number")
+        self._register("_raw", [number.index(name) for name in raw])
         self._register("_linear", [number.index(name) for name in linear])
         self._register("_numerals", [number.index(name) for name in numerals])
         self.linear = LinearNumbers(len(linear), dim=config.number.dim) if linear else None
@@ -117,6 +121,8 @@ class FieldEncoder(nn.Module):
         parts: list[Tensor] = []
         if self._pooled or self._unpooled:
             parts.append(self._embeddings(looked, batch))
+        if len(self._raw):
+            parts.append(torch.nan_to_num(batch.numbers[:, self._raw]))
         if self.linear is not None:
             parts.append(self.linear(batch.numbers[:, self._linear]))
         if self.numerals is not None:

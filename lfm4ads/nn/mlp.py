@@ -10,6 +10,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfm4ads.nn.aligned import aligned_linear
 from lfm4ads.nn.spectral import SpectralBound
 
 
@@ -52,6 +53,5 @@ class Mlp(nn.Module):
 
     def _layer(self, position: int, x_BH: Tensor) -> Tensor:
         layer = cast(nn.Linear, self.layers[position])
-        if not self.bounds:
-            return layer(x_BH)
-        return F.linear(x_BH, self.bounds[position](layer.weight), layer.bias)
+        weight = self.bounds[position](layer.weight) if self.bounds else layer.weight
+        return aligned_linear(x_BH, weight, layer.bias)

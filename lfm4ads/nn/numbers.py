@@ -14,7 +14,7 @@ from lfm4ads.data.schema import Feature
 from lfm4ads.nn.numerals import NumeralConfig, NumeralEncoder
 from lfm4ads.nn.quantise import QuantiseKind, Quantiser
 
-NumberKind = Literal["linear", QuantiseKind]
+NumberKind = Literal["linear", "raw", QuantiseKind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class NumberConfig:
     """How number features become fields."""
 
     kind: NumberKind = "linear"
-    """linear: x * v + c. The others quantise a number into levels, whose numerals in several bases
-    have rows (MNSE): equal_frequency, log (bins of equal width in logs) or integer."""
+    """linear: x * v + c. raw: x itself, a field of width 1 without parameters. The others quantise
+    a number into levels, whose numerals in several bases have rows (MNSE): equal_frequency, log
+    (bins of equal width in logs) or integer."""
     kinds: dict[str, str] = field(default_factory=dict)
     """Kind of single features, by name."""
     dim: int = 8
@@ -32,7 +33,7 @@ class NumberConfig:
     numerals: NumeralConfig = field(default_factory=NumeralConfig)
 
     def __post_init__(self) -> None:
-        known = ("linear", *get_args(QuantiseKind))
+        known = ("linear", "raw", *get_args(QuantiseKind))
         for name, kind in self.kinds.items():
             if kind not in known:
                 raise ValueError(

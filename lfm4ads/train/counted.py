@@ -75,7 +75,7 @@ class Traffic:
         self._counts = {
             name: np.zeros(schema.tables[schema.features[name].table].rows, dtype=np.int64)
             for name in schema.select(sparse=True)
-            if schema.tables[schema.features[name].table].ids == "hash"
+            if schema.tables[schema.features[name].table].ids != "managed"
         }
 
     def add(self, batch: Batch) -> None:

@@ -61,10 +61,10 @@ def check_pairs_config(config: PairsConfig, schema: Schema) -> None:
                 f" {', '.join(schema.select(kind='id'))}",
                 everywhere=True,
             )
-        if schema.tables[schema.features[name].table].ids != "hash":
+        if schema.tables[schema.features[name].table].ids == "managed":
             raise UserError(
                 f"pairs names {name}, whose table {schema.features[name].table} is managed; choose"
-                " a feature of a hashed table",
+                " a feature of another table",
                 everywhere=True,
             )
 

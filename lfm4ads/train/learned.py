@@ -41,9 +41,12 @@ def learned_history(
     model = sharded.model.module
     assert isinstance(model, Lfm)
     feature = schema.features[config.behaviours]
-    if schema.tables[feature.table].ids != "hash":
+    table = schema.tables[feature.table]
+    if table.ids == "managed":
         return {}
-    rows = hash_ids(categories, table=feature.table, rows=schema.tables[feature.table].rows)
+    rows = categories
+    if table.ids == "hash":
+        rows = hash_ids(categories, table=feature.table, rows=table.rows)
     found: dict[str, Doubles] = {}
     for table_set, pairs in model.pairs.items():
         assert isinstance(pairs, PairFields)

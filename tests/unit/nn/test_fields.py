@@ -12,6 +12,7 @@ from tests.batches import lists_of, pad, take
 from tests.unit.nn.lookup import random_tables, weight_of
 
 LINEAR = FieldConfig(number=NumberConfig(dim=3), vector=VectorConfig(dim=5))
+RAW = FieldConfig(number=NumberConfig(dim=3, kinds={"price": "raw"}), vector=VectorConfig(dim=5))
 CODES = FieldConfig(
     number=NumberConfig(kind="equal_frequency", dim=4, levels=9, kinds={"age": "linear"}),
     vector=VectorConfig(dim=6, codes={"picture": 5, "taste": 3}),
@@ -51,8 +52,14 @@ def encode_row(encoder, tables, schema, batch, row, *, table_set):
 def encode_number(encoder, schema, name, batch, row):
     x = batch.numbers[row, schema.select(kind="number").index(name)]
     coded = encoder.numerals.names if encoder.numerals is not None else []
+    if encoder.dims[encoder.names.index(name)] == 1:
+        return x.nan_to_num().reshape(1)
     if name not in coded:
-        numbers = [one for one in encoder.names if one in schema.select(kind="number")]
+        numbers = [
+            one
+            for one, dim in zip(encoder.names, encoder.dims, strict=True)
+            if one in schema.select(kind="number") and dim > 1
+        ]
         place = [one for one in numbers if one not in coded].index(name)
         return x.nan_to_num() * encoder.linear.weight[place] + encoder.linear.bias[place]
     column = torch.full((1, len(coded)), torch.nan)
@@ -73,7 +80,7 @@ def encode_vector(encoder, name, vector):
     return sum(weight[2 * bit + side] for bit, side in enumerate(signs))
 
 
-@pytest.mark.parametrize("config", [LINEAR, CODES], ids=["linear", "codes"])
+@pytest.mark.parametrize("config", [LINEAR, RAW, CODES], ids=["linear", "raw", "codes"])
 @pytest.mark.parametrize("unpooled", [(), ("item",), ("user", "item", "tag")], ids=len)
 @pytest.mark.parametrize(
     "features",
@@ -126,7 +133,7 @@ def test_empty_bags_are_zero(schema, batch, unpooled):
     assert torch.equal(found[1:], torch.zeros(2, encoder.width))
 
 
-@pytest.mark.parametrize("config", [LINEAR, CODES], ids=["linear", "codes"])
+@pytest.mark.parametrize("config", [LINEAR, RAW, CODES], ids=["linear", "raw", "codes"])
 def test_padding_and_other_rows_leave_a_row_as_it_is(schema, batch, config):
     tables, encoder = build(schema, EVERY, batch, config=config, unpooled=("item",))
     whole = encoder(tables(batch.sparse), batch)

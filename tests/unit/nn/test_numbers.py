@@ -94,6 +94,6 @@ def test_the_merge_of_bases_can_be_chosen():
 def test_a_quantiser_that_does_not_exist_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"number\.kinds\.age must be one of linear, equal_frequency, log, integer, got",
+        match=r"number\.kinds\.age must be one of linear, raw, equal_frequency, log, integer, got",
     ):
         NumberConfig(kind="equal_frequency", kinds={"age": "thirds"})

@@ -52,6 +52,23 @@ def test_low_rank_is_full_rank_with_the_product_of_its_factors():
     assert (count[low], count[full]) == (2 * (2 * 6 * 2 + 6), 2 * (36 + 6))
 
 
+@pytest.mark.parametrize("rank", [0, 5])
+def test_an_odd_width_is_the_formula_too(rank):
+    """Above 64, columns of zeros are added inside, and none of them is seen."""
+    torch.manual_seed(0)
+    cross = CrossNetwork(70, layers=2, rank=rank).double()
+    x_BW = torch.randn(4, 70, dtype=torch.float64, requires_grad=True)
+    wanted = x_BW
+    for layer, found in zip(cross.layers, cross(x_BW), strict=True):
+        wanted = x_BW * layer(wanted) + wanted
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    inputs = [x_BW, *cross.parameters()]
+    mine = torch.autograd.grad(cross(x_BW)[-1].square().sum(), inputs)
+    other = torch.autograd.grad(wanted.square().sum(), inputs)
+    for one, another in zip(mine, other, strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-10, atol=1e-10)
+
+
 def test_full_rank_parameters_keep_their_names():
     names = [name for name, _ in CrossNetwork(4, layers=2).named_parameters()]
     assert names == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
