@@ -20,8 +20,8 @@ Search = Literal["sequential", "grid", "golden", "gpdas"]
 _GOLDEN = 0.618
 _ELBOW = 1e-4
 _ELBOW_STEPS = 20
-_NEARBY = 3
-"""How far from the size that is chosen others are taken as starts for it."""
+_NEARBY = 1
+"""Sizes on either side of the chosen one that it is solved again from."""
 _SWEEP = 3
 """Bracket width at which golden section gives way to trying what is left."""
 
