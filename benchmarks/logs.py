@@ -18,7 +18,6 @@ from lfm4ads.data.schema import Feature, Schema, Side, TableSpec, Task
 FIRST_DAY = 20260101
 _EPOCH_MS = 1_767_225_600_000
 _DAY_MS = 86_400_000
-_KEYS = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,8 @@ class Shape:
     sequences: int = 0
     """Features with the last 50 ids, each with its time."""
     numbers: int = 13
+    users: int = 10_000
+    """Of a day; there are a fifth as many items."""
     table_rows: int = 100_000
     dim: int = 16
 
@@ -100,8 +101,8 @@ def _day(shape: Shape, rng: np.random.Generator, *, place: int) -> pa.Table:
     times = first_ms + np.sort(rng.integers(0, _DAY_MS, rows))
     zeros = np.zeros(rows, dtype=np.int8)
     columns: dict[str, pa.Array | npt.NDArray[np.generic]] = {
-        "user": rng.integers(0, _KEYS, rows),
-        "item": rng.integers(0, _KEYS // 5, rows),
+        "user": rng.integers(0, shape.users, rows),
+        "item": rng.integers(0, shape.users // 5, rows),
         "time": times,
         "domain": zeros,
         "scenario": zeros,
