@@ -1,11 +1,12 @@
 """One job of ``benchmarks.limit``: stages and bare loops in turn, on the ranks it is started on.
 
-- pretrain: the stage's own figure, from Parquet, over forward, loss, backward and update of the
-  same model on one batch in memory.
-- loop: ``train_pass`` on that batch, again and again, over the same: what the loop itself costs.
-- scoring: forward passes with all metrics over forward passes alone, in memory.
-- dump: a day from Parquet folded and written as a snapshot, over forward passes alone.
-- transfer: the fit of an arm from Parquet, over the bare loop of its model.
+- pretrain: the stage's own figure, over training the same model on one batch in memory.
+- loop: ``train_pass`` on that batch, again and again, over the same.
+- scoring: forward passes with all metrics, over forward passes alone.
+- dump: a day from Parquet folded and written, over forward passes alone.
+- transfer: the fit of an arm from Parquet, over training its model on one batch.
+
+Forward passes go over some batches of the day: one would stay in the processor's cache.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from lfm4ads.train.losses import masked_bce
 from lfm4ads.train.scores import Scores, score_pass
 
 ROWS_A_RANK = 4096
+_HELD = 16
 LATER = FIRST_DAY + 1
 _PRETRAIN = f"""
 days: {{first: {FIRST_DAY}, base_last: {FIRST_DAY}, last: {FIRST_DAY}}}
@@ -86,9 +88,9 @@ class Bench:
         self.ranks.barrier()
         return time.perf_counter() - started
 
-    def first(self) -> Batch:
-        """Return this rank's first batch."""
-        return next(iter(self.reader.day(FIRST_DAY)))
+    def some(self) -> list[Batch]:
+        """Return this rank's first batches."""
+        return [one for one, _ in zip(self.reader.day(FIRST_DAY), range(_HELD), strict=False)]
 
 
 def pretrain_config(folder: Path, ranks: Ranks, *, output: str) -> pretrain.Config:
@@ -114,20 +116,20 @@ def bare_rate(bench: Bench, sharded: Sharded, *, loss: Loss, batch: Batch) -> fl
     return bench.steps * bench.batch_size / bench.seconds(run)
 
 
-def forward_rate(bench: Bench, batch: Batch) -> float:
-    """Return rows a second of scoring one batch."""
+def forward_rate(bench: Bench, batches: list[Batch]) -> float:
+    """Return rows a second of scoring batches in turn."""
     model = bench.upstream.sharded.model
     model.eval()
 
     def run() -> None:
         with torch.no_grad():
-            for _ in range(bench.steps):
-                model(batch)
+            for step in range(bench.steps):
+                model(batches[step % len(batches)])
 
     return bench.steps * bench.batch_size / bench.seconds(run)
 
 
-def pretrain_ratio(bench: Bench, batch: Batch) -> float:
+def pretrain_ratio(bench: Bench, batches: list[Batch]) -> float:
     """Run the stage and the bare loop."""
     config = pretrain_config(bench.folder, bench.ranks, output=f"again-{bench.ranks.world}")
     output = pretrain.run(config, bench.ranks)
@@ -135,47 +137,47 @@ def pretrain_ratio(bench: Bench, batch: Batch) -> float:
     bench.ranks.barrier()
     if bench.ranks.is_first:
         shutil.rmtree(output)
-    return rate / bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batch)
+    return rate / bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batches[0])
 
 
-def loop_ratio(bench: Bench, batch: Batch) -> float:
+def loop_ratio(bench: Bench, batches: list[Batch]) -> float:
     """Run the loop and the bare loop on one batch."""
 
-    def batches() -> Iterator[Batch]:
+    def again() -> Iterator[Batch]:
         for _ in range(bench.steps):
-            yield batch
+            yield batches[0]
 
     def run() -> None:
         train_pass(
             bench.upstream.sharded,
-            batches(),
+            again(),
             loss=loss_of(bench),
             batch_size=bench.batch_size,
             explain=lambda _: "",
         )
 
     rate = bench.steps * bench.batch_size / bench.seconds(run)
-    return rate / bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batch)
+    return rate / bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batches[0])
 
 
-def scoring_ratio(bench: Bench, batch: Batch) -> float:
-    """Score one batch again and again, with and without metrics."""
+def scoring_ratio(bench: Bench, batches: list[Batch]) -> float:
+    """Score batches again and again, with and without metrics."""
     schema = bench.reader.dataset.schema
     model = bench.upstream.sharded.model
     model.eval()
 
     def run() -> None:
         scores = Scores(schema, schema.binary_tasks)
-        batches = (batch for _ in range(bench.steps))
+        again = (batches[step % len(batches)] for step in range(bench.steps))
         forward = lambda one: model(one).logits  # noqa: E731 - as a stage hands it over
-        score_pass(batches, forward=forward, sinks=[scores.update], ranks=bench.ranks)
+        score_pass(again, forward=forward, sinks=[scores.update], ranks=bench.ranks)
         scores.reduce(bench.ranks)
 
-    return bench.steps * bench.batch_size / bench.seconds(run) / forward_rate(bench, batch)
+    return bench.steps * bench.batch_size / bench.seconds(run) / forward_rate(bench, batches)
 
 
-def dump_ratio(bench: Bench, batch: Batch) -> float:
-    """Fold and write a day, and score one batch as often."""
+def dump_ratio(bench: Bench, batches: list[Batch]) -> float:
+    """Fold and write a day, and score batches as often."""
     dataset, model = bench.reader.dataset, bench.upstream.model
     last = list(model.mix.layer_dims)[-1]
     slots = Slots(
@@ -215,10 +217,10 @@ def dump_ratio(bench: Bench, batch: Batch) -> float:
         )
 
     bench.upstream.sharded.model.eval()
-    return bench.rows / bench.seconds(run) / forward_rate(bench, batch)
+    return bench.rows / bench.seconds(run) / forward_rate(bench, batches)
 
 
-def transfer_ratio(bench: Bench, _: Batch, *, arm: str) -> float:
+def transfer_ratio(bench: Bench, _: list[Batch], *, arm: str) -> float:
     """Fit an arm on a day, and its model on one batch; reads what ``dump_ratio`` wrote."""
     names = ("user.ur", "item.ir")
     lineage = bench.upstream.lineage
@@ -289,12 +291,12 @@ def main() -> None:
     chosen = {name: run for name, run in RATIOS.items() if not words.only or name in words.only}
     with open_ranks() as ranks:
         bench = open_bench(words.folder, ranks)
-        batch = bench.first()
-        bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batch)  # warm
+        batches = bench.some()
+        bare_rate(bench, bench.upstream.sharded, loss=loss_of(bench), batch=batches[0])  # warm
         found: dict[str, list[float]] = {name: [] for name in chosen}
         for _ in range(words.rounds):
             for name, run in chosen.items():
-                found[name].append(run(bench, batch))
+                found[name].append(run(bench, batches))
         if ranks.is_first:
             words.result.write_text(json.dumps(found))
 

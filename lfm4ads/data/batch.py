@@ -34,7 +34,7 @@ class Batch:
     row_id: Tensor
     """(B,) int64 each; time in milliseconds."""
     valid: Tensor
-    """(B,) bool."""
+    """(B,) bool; padding comes last."""
     day: int
     ages: dict[str, Tensor] = field(default_factory=dict)
     """Seconds (float32, at least 0) from event to row, by sequence with times; aligned with
@@ -46,6 +46,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.valid.shape[0]
+
+    @property
+    def num_valid(self) -> int:
+        """How many rows are none of the padding; they come first."""
+        return int(self.valid.sum())
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Batch":
         """Return the batch on another device."""

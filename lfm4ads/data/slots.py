@@ -163,19 +163,19 @@ class Slots:
 
     def rows(self, batch: Batch, tasks: Sequence[str]) -> SlotRows:
         """Return where the valid rows of a batch go."""
-        valid = batch.valid
-        group = np.full(int(valid.sum()), -1, dtype=np.int64)
-        codes = (batch.scenario if self.by == "scenario" else batch.domain)[valid].numpy()
+        rows = batch.num_valid
+        group = np.full(rows, -1, dtype=np.int64)
+        codes = (batch.scenario if self.by == "scenario" else batch.domain)[:rows].numpy()
         for position, one in enumerate(self.groups):
             group[codes == one.code if self.by != "all" else slice(None)] = position
         marks = np.repeat((group >= 0)[:, None], len(self.events), axis=1)
         for position, event in enumerate(self.events):
             if event:
-                marks[:, position] &= batch.labels[valid, tasks.index(event)].numpy() > 0
+                marks[:, position] &= batch.labels[:rows, tasks.index(event)].numpy() > 0
         return SlotRows(
-            keys={"user": batch.user[valid].numpy(), "item": batch.item[valid].numpy()},
-            time=batch.time[valid].numpy(),
-            row_id=batch.row_id[valid].numpy(),
+            keys={"user": batch.user[:rows].numpy(), "item": batch.item[:rows].numpy()},
+            time=batch.time[:rows].numpy(),
+            row_id=batch.row_id[:rows].numpy(),
             group=group,
             marks=marks,
         )

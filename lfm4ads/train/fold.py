@@ -68,10 +68,9 @@ def place_upstream(lineage: Lineage, model: Lfm, *, place: PlaceConfig, ranks: R
     return Upstream(lineage=lineage, model=model, sharded=sharded)
 
 
-def side_by_side(output: LfmOutput, layers: list[str], valid: torch.Tensor) -> Float32s:
-    """Return the layers of the valid rows side by side (N, W)."""
-    wide = torch.cat([output.layers[layer].float() for layer in layers], dim=1)
-    return wide.cpu()[valid].numpy()
+def side_by_side(output: LfmOutput, layers: list[str], *, rows: int) -> Float32s:
+    """Return the layers of the first rows (N) side by side (N, W)."""
+    return torch.cat([output.layers[layer][:rows].float() for layer in layers], dim=1).cpu().numpy()
 
 
 @dataclass(kw_only=True)
@@ -135,17 +134,17 @@ class Folding:
 
     def _take_towers(self, batch: Batch, output: LfmOutput) -> None:
         """Keep the newest UR of each user and IR of each item."""
-        valid = batch.valid
+        rows = batch.num_valid
         for pile, name, keys, vectors in (
             (self._piles["user"], "ur", batch.user, output.ur),
             (self._piles["item"], "ir", batch.item, output.ir),
         ):
             pile.add(
                 name,
-                keys=keys[valid].numpy(),
-                vectors=vectors.cpu()[valid].float().numpy(),
-                times=batch.time[valid].numpy(),
-                row_ids=batch.row_id[valid].numpy(),
+                keys=keys[:rows].numpy(),
+                vectors=vectors[:rows].float().cpu().numpy(),
+                times=batch.time[:rows].numpy(),
+                row_ids=batch.row_id[:rows].numpy(),
             )
 
     def add_cross(self, rows: SlotRows, vectors: Float32s, counted: dict[RepSide, Int64s]) -> None:
@@ -155,7 +154,8 @@ class Folding:
             self._piles[side].count(rows.keys[side], times=rows.time)
         for position, group in enumerate(slots.groups):
             for index, event in enumerate(slots.events):
-                chosen = (rows.group == position) & rows.marks[:, index]
+                marked = (rows.group == position) & rows.marks[:, index]
+                chosen = slice(None) if marked.all() else marked
                 some = vectors[chosen]
                 for horizon in slots.horizons:
                     for side in SIDES:
@@ -222,7 +222,7 @@ class _CrossPass:
     def take(self, batch: Batch, output: LfmOutput) -> None:
         """Fold CR(u, i) of each row's own domain branch into its user and item."""
         rows = self._folding.slots.rows(batch, self._tasks)
-        vectors = side_by_side(output, self._layers, batch.valid)
+        vectors = side_by_side(output, self._layers, rows=len(rows))
         ahead = slice(self._done, self._done + len(rows))
         counted: dict[RepSide, Int64s] = {
             side: counts[ahead] for side, counts in self._ordinals.items()
