@@ -35,9 +35,10 @@ from benchmarks.peers.world import write_world
 from lfm4ads.metrics.paired import paired_lift
 
 Floats = npt.NDArray[np.float64]
-OURS, RAW = "lfm4ads", "TorchRec alone"
+OURS, HALF, RAW = "lfm4ads", "lfm4ads, bfloat16", "TorchRec alone"
 MODULES = {
     OURS: "ours",
+    HALF: "ours",
     RAW: "raw_torchrec",
     "torch-rechub": "rechub",
     "FuxiCTR": "fuxi",
@@ -45,6 +46,7 @@ MODULES = {
 }
 RATES = {
     OURS: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
+    HALF: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
     RAW: {"dcnv2": (1e-3, 0.03), "mmoe": (1e-3, 0.05)},
     **{peer: {"dcnv2": (1e-3, 0.0), "mmoe": (1e-3, 0.0)} for peer in PEERS},
 }
@@ -137,6 +139,7 @@ def _compare(
                 seed=seed,
                 dense_lr=rates[name][0],
                 table_lr=rates[name][1],
+                precision="bfloat16" if name == HALF else "float32",
             )
             turns[name].append(_run(job, python, module=MODULES[name], rows=words.rows))
     labels_NT, true_NT = truth[words.scored], truth[f"{words.scored}_true"]
@@ -155,7 +158,12 @@ def _compare(
         if OURS in turns and name != OURS:
             one["auc_lift_of_ours"] = _lifts(turns[OURS], turns[name], labels_NT, tasks=tasks)
         _print(name, one)
-    ratios = _ratios(turns) if OURS in turns else {}
+    ratios = {
+        f"{mine} {of}": value
+        for mine in (OURS, HALF)
+        if mine in turns
+        for of, value in _ratios(turns, mine=mine).items()
+    }
     for words_of, ratio in ratios.items():
         print(f"  {words_of}: {ratio:.2f}")
     return {"ceiling": ceiling, "programs": found, "ratios": ratios}
@@ -213,15 +221,15 @@ def _lifts(
     return found
 
 
-def _ratios(turns: dict[str, list[Turn]]) -> dict[str, float]:
-    others = [name for name in turns if name != OURS]
+def _ratios(turns: dict[str, list[Turn]], *, mine: str) -> dict[str, float]:
+    others = [name for name in turns if name not in (OURS, HALF)]
     found: dict[str, float] = {}
     for kind, attribute in (("samples/s", "seconds"), ("CPU time", "cpu_seconds")):
         costs = {
             name: [getattr(turn.epoch, attribute) for turn in some] for name, some in turns.items()
         }
         paired = {
-            name: median(b / a for a, b in zip(costs[OURS], costs[name], strict=True))
+            name: median(b / a for a, b in zip(costs[mine], costs[name], strict=True))
             for name in others
         }
         found |= {f"{kind} to {name}": value for name, value in paired.items()}

@@ -44,6 +44,8 @@ class Job:
     """Of Adam: of a peer's one optimiser for everything, else of all but the tables."""
     table_lr: float
     """Of row-wise AdaGrad on the tables; nothing to a peer."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training; all but this project's are float32."""
 
     def files(self, split: str) -> list[str]:
         """Return the Parquet files of a split, in order."""

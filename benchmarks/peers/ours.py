@@ -60,7 +60,8 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     with open_ranks() as ranks:
         dataset = open_dataset(job.data, ranks)
-        shard = ShardConfig(optim=OptimConfig(dense_lr=job.dense_lr, sparse_lr=job.table_lr))
+        optim = OptimConfig(dense_lr=job.dense_lr, sparse_lr=job.table_lr)
+        shard = ShardConfig(optim=optim, precision=job.precision)
         train = _dcnv2 if job.model == "dcnv2" else _mmoe
         epoch, forward = train(job, dataset, shard=shard, ranks=ranks)
         report(job, epoch, _score(job, dataset, forward, ranks=ranks))

@@ -1,8 +1,9 @@
 """A single-device model placed on ranks, with its optimisers: the only place that wraps."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -47,6 +48,8 @@ class ShardConfig:
     comm: CommConfig = field(default_factory=CommConfig)
     pipelined: bool = False
     """Send the ids of the next batch while this one is in its forward and backward pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training. Weights, tables, optimisers and scoring stay float32."""
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Sharded:
     ranks: Ranks
     tables: dict[str, tuple[int, int]]
     """(rows, dim) of every table."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training."""
     pipelined: bool = False
     """Whether ``train_pass`` overlaps the next batch's ids with a step."""
     maps: dict[str, IdMaps] = field(default_factory=dict)
@@ -75,6 +80,12 @@ class Sharded:
             _scale_rates(tables, sparse.factor(step))
             # FBGEMM takes a new rate over when the fused optimiser is stepped, which moves nothing.
             self.fused.step()
+
+    def products(self) -> AbstractContextManager[object]:
+        """Return the context in which a training batch's forward pass runs."""
+        return torch.autocast(
+            self.ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
 
     def step(self, loss: Tensor) -> None:
         """Backpropagate, which updates fused tables, then step the dense parameters.
@@ -165,7 +176,9 @@ def shard_model(
     )
     _initialise(wrapped, weights=weights, shapes=shapes, seed=seed)
     fused: CombinedOptimizer = wrapped.fused_optimizer
-    sharded = Sharded(wrapped, fused, [], config.optim, ranks, shapes, config.pipelined)
+    sharded = Sharded(
+        wrapped, fused, [], config.optim, ranks, shapes, config.precision, config.pipelined
+    )
     sharded.dense = _dense_optimizers(
         sharded, config.optim, tables=set(weights), lr_scales=lr_scales or {}
     )

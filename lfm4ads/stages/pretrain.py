@@ -76,6 +76,10 @@ class Config:
             raise ValueError(
                 f"explore.kind={self.explore.kind} needs a variance; set model.heads.kind=sngp"
             )
+        if self.shard.precision != "float32" and self.model.heads.kind == "sngp":
+            raise ValueError(
+                "model.heads.kind=sngp adds up what it has seen in float32; leave shard.precision"
+            )
         if self.explore.kind != "greedy" and not self.write_scores:
             raise ValueError(
                 f"explore.kind={self.explore.kind} changes what is written; set write_scores=true"

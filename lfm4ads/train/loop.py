@@ -129,7 +129,8 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         ranks.at(f"training step {first_total_step + steps + 1}, day {batch.day}")
         seed_torch(seed, first_step + steps, ranks.rank)
         sharded.set_rates(first_total_step + steps)
-        value = loss(batch)
+        with sharded.products():
+            value = loss(batch)
         if not torch.isfinite(value):
             step = first_total_step + steps + 1
             fault.note(f"the loss is not finite at step {step}, day {batch.day}: {explain(batch)}")

@@ -3,10 +3,16 @@
 Dimension key: B rows, T tasks.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lfm4ads.data.batch import Batch
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return a tensor of half-precise products as float32, any other as it is."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def masked_bce(
@@ -42,5 +48,6 @@ def bce_by_task(logits_BT: Tensor, batch: Batch, *, weights_BT: Tensor | None = 
 def _label_losses(
     logits_BT: Tensor, labels_BT: Tensor, *, masks: Tensor, weights_BT: Tensor | None
 ) -> Tensor:
+    logits_BT = full_precision(logits_BT)
     loss_BT = F.binary_cross_entropy_with_logits(logits_BT, labels_BT, reduction="none") * masks
     return loss_BT if weights_BT is None else loss_BT * weights_BT

@@ -26,7 +26,7 @@ from lfm4ads.nn.ranking import (
     pair_loss,
 )
 from lfm4ads.train.between import Between, BetweenConfig, TaskLosses
-from lfm4ads.train.losses import bce_by_task, masked_bce
+from lfm4ads.train.losses import bce_by_task, full_precision, masked_bce
 from lfm4ads.train.weights import (
     Balance,
     RepeatConfig,
@@ -162,7 +162,7 @@ class Objective:
         bce = masked_bce(logits_BT, batch, weights_BT=self._bce_weights(weights_BT))
         if self._config.rank == "none":
             return bce
-        z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
+        z_BTC = full_precision(logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2)
         counts_BT = _counts(batch, weights_BT)
         terms = self._ranking(z_BTC, batch, weights_BT=counts_BT, step=step)
         total = sum(terms.values(), z_BTC.new_zeros(()))
@@ -179,7 +179,7 @@ class Objective:
         losses_T = bce_by_task(logits_BT, batch, weights_BT=self._bce_weights(weights_BT))
         counts_BT = _counts(batch, weights_BT)
         if self._config.rank != "none":
-            z_BTC = logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2
+            z_BTC = full_precision(logits_BT.unsqueeze(2) if pairs_BT2 is None else pairs_BT2)
             terms = self._ranking(z_BTC, batch, weights_BT=counts_BT, step=step)
             none = z_BTC.new_zeros(())
             ranking_T = torch.stack([terms.get(task, none) for task in range(len(losses_T))])
