@@ -1,7 +1,6 @@
 """A single-device model placed on ranks, with its optimisers: the only place that wraps."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -17,6 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from lfm4ads.core.errors import UserError
 from lfm4ads.core.ranks import Ranks
+from lfm4ads.data.batch import Batch
 from lfm4ads.nn.tables import Tables
 from lfm4ads.shard.comm import CommConfig, codecs_of
 from lfm4ads.shard.ids import IdMaps, IdPiece
@@ -81,11 +81,11 @@ class Sharded:
             # FBGEMM takes a new rate over when the fused optimiser is stepped, which moves nothing.
             self.fused.step()
 
-    def products(self) -> AbstractContextManager[object]:
-        """Return the context in which a training batch's forward pass runs."""
-        return torch.autocast(
-            self.ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
+    def evaluate(self, loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """Return the loss of a batch to learn from, its products as precise as was chosen."""
+        half = self.precision == "bfloat16"
+        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=half):
+            return loss(batch)
 
     def step(self, loss: Tensor) -> None:
         """Backpropagate, which updates fused tables, then step the dense parameters.

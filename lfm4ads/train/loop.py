@@ -129,8 +129,7 @@ def train_pass(  # noqa: PLR0913 - two stages learn here, each uses a part
         ranks.at(f"training step {first_total_step + steps + 1}, day {batch.day}")
         seed_torch(seed, first_step + steps, ranks.rank)
         sharded.set_rates(first_total_step + steps)
-        with sharded.products():
-            value = loss(batch)
+        value = sharded.evaluate(loss, batch)
         if not torch.isfinite(value):
             step = first_total_step + steps + 1
             fault.note(f"the loss is not finite at step {step}, day {batch.day}: {explain(batch)}")
