@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lfm4ads.data.hashing import mix64
 
-_CHUNK_ROWS = 1 << 18
+_CHUNK_CELLS = 1 << 18
+"""Numbers made at a time, 8 bytes and a few copies each: the tables may need the rest of memory."""
 
 
 def row_values(
@@ -50,8 +51,9 @@ def fill_rows(
 ) -> None:
     """Overwrite a shard (rows, columns) of a table of ``shape`` (rows, dim), rows by chunks."""
     num_rows, num_columns = shard.shape
-    for start in range(0, num_rows, _CHUNK_ROWS):
-        stop = min(start + _CHUNK_ROWS, num_rows)
+    step = max(1, _CHUNK_CELLS // num_columns)
+    for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
         values = row_values(
             table,
             rows=range(first_row + start, first_row + stop),

@@ -25,7 +25,7 @@ def test_a_part_of_a_table_is_that_part_of_the_whole():
 
 
 def test_filling_in_chunks_changes_nothing(monkeypatch):
-    monkeypatch.setattr("lfm4ads.shard.initialise._CHUNK_ROWS", 7)
+    monkeypatch.setattr("lfm4ads.shard.initialise._CHUNK_CELLS", 50)
     shard = torch.full((50, 4), float("nan"))
     fill_rows(shard, "user", first_row=100, first_column=8, shape=SHAPE, seed=3)
     assert torch.equal(shard, whole()[100:150, 8:12])
