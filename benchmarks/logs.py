@@ -121,8 +121,9 @@ def _day(shape: Shape, rng: np.random.Generator, *, place: int) -> pa.Table:
         columns[name] = _lists(_ids(shape, rng, 50 * rows), counts)
         columns[f"{name}_time"] = _lists((times[:, None] - ages).reshape(-1), counts)
     for name in names["number"]:
-        columns[name] = rng.standard_normal(rows, dtype=np.float32)
-        logit += 0.1 * columns[name]
+        numbers = rng.standard_normal(rows, dtype=np.float32)
+        columns[name] = numbers
+        logit += 0.1 * numbers
     chance = rng.random((2, rows))
     columns["click"] = (chance[0] < 1 / (1 + np.exp(-logit))).astype(np.int8)
     columns["like"] = (chance[1] < 1 / (1 + np.exp(2 - logit))).astype(np.int8)

@@ -135,7 +135,7 @@ class GlmProblem:
         curvature_N = fit.state.curvature_N
         weighed_NJ = self._columns.take(fit.columns_K) * curvature_N[:, None]
         sums_PJ = self._columns.sums(np.column_stack([weighed_NJ, curvature_N]))
-        across_PK = sums_PJ[:, :-1]
+        across_PK = np.asarray(sums_PJ[:, :-1], dtype=np.float64)
         if self._centred:
             total = max(float(curvature_N.sum()), 1e-300)
             across_PK -= np.outer(sums_PJ[:, -1], weighed_NJ.sum(0) / total)
