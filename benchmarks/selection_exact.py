@@ -75,8 +75,8 @@ def _setup(recipe: Recipe, *, replications: int) -> dict[str, Any]:
             one: _objective(problem, one) <= best + 1e-7 * abs(best) for one in ALGORITHMS
         }
         for one, hit in hits.items():
-            equal[one] += hit
-        caught += hits["pdas+splicing"] and not hits["pure"]
+            equal[one] += int(hit)
+        caught += int(hits["pdas+splicing"] and not hits["pure"])
     return {"replications": replications, "equal": equal, "missed_by_pure_and_caught": caught}
 
 

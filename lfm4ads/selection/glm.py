@@ -135,10 +135,10 @@ class GlmProblem:
         curvature_N = fit.state.curvature_N
         weighed_NJ = self._columns.take(fit.columns_K) * curvature_N[:, None]
         sums_PJ = self._columns.sums(np.column_stack([weighed_NJ, curvature_N]))
-        across_PK = np.asarray(sums_PJ[:, :-1], dtype=np.float64)
+        across_PK = sums_PJ[:, :-1]
         if self._centred:
             total = max(float(curvature_N.sum()), 1e-300)
-            across_PK -= np.outer(sums_PJ[:, -1], weighed_NJ.sum(0) / total)
+            across_PK -= sums_PJ[:, -1:] * (weighed_NJ.sum(0) / total)
         across_PK[fit.columns_K, np.arange(len(fit.columns_K))] += self.ridge_weight
         return across_PK
 
