@@ -3,6 +3,8 @@
 - pretrain: the stage's own figure, over training the same model on one batch in memory.
 - loop: ``train_pass`` on that batch, again and again, over the same.
 - scoring: forward passes with all metrics, over forward passes alone.
+- metrics: of three days that are trained on, two of them scored before, the main thread's CPU time
+  without metrics and their log, over all of it.
 - dump: a day from Parquet folded and written, over forward passes alone.
 - transfer: the fit of an arm from Parquet, over training its model on one batch.
 
@@ -15,8 +17,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -47,11 +51,10 @@ from lfm4ads.train.scores import Scores, score_pass
 ROWS_A_RANK = 4096
 _HELD = 16
 LATER = FIRST_DAY + 1
-_PRETRAIN = f"""
-days: {{first: {FIRST_DAY}, base_last: {FIRST_DAY}, last: {FIRST_DAY}}}
+_PRETRAIN = """
 model:
-  tower: {{rep_dim: 64, hidden: [256, 128]}}
-  mix: {{hidden: [256, 128, 64]}}
+  tower: {rep_dim: 64, hidden: [256, 128]}
+  mix: {hidden: [256, 128, 64]}
 """
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -93,11 +96,14 @@ class Bench:
         return [one for one, _ in zip(self.reader.day(FIRST_DAY), range(_HELD), strict=False)]
 
 
-def pretrain_config(folder: Path, ranks: Ranks, *, output: str) -> pretrain.Config:
-    """Return the config of the stage."""
+def pretrain_config(
+    folder: Path, ranks: Ranks, *, output: str, last: int = FIRST_DAY
+) -> pretrain.Config:
+    """Return the config of the stage; days after the first are scored before they are learned."""
     batch = f"reader: {{batch_size: {ROWS_A_RANK * ranks.world}}}"
     paths = f"data: {folder / 'data'}\noutput: {folder / output}"
-    return parse_config(pretrain.Config, f"{paths}\n{batch}\n{_PRETRAIN}")
+    days = f"days: {{first: {FIRST_DAY}, base_last: {FIRST_DAY}, last: {last}}}"
+    return parse_config(pretrain.Config, f"{paths}\n{batch}\n{days}\n{_PRETRAIN}")
 
 
 def loss_of(bench: Bench) -> Loss:
@@ -174,6 +180,37 @@ def scoring_ratio(bench: Bench, batches: list[Batch]) -> float:
         scores.reduce(bench.ranks)
 
     return bench.steps * bench.batch_size / bench.seconds(run) / forward_rate(bench, batches)
+
+
+def metrics_ratio(bench: Bench, _: list[Batch]) -> float:
+    """Run pretrain over three days with a clock around metrics and their log."""
+    spent = 0.0
+
+    def timed(run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(run)
+        def clocked(*words: Any, **named: Any) -> Any:
+            nonlocal spent
+            started = time.thread_time()
+            try:
+                return run(*words, **named)
+            finally:
+                spent += time.thread_time() - started
+
+        return clocked
+
+    config = pretrain_config(bench.folder, bench.ranks, output="metrics", last=FIRST_DAY + 2)
+    started = time.thread_time()
+    with (
+        patch.object(Scores, "update", timed(Scores.update)),
+        patch.object(Scores, "reduce", timed(Scores.reduce)),
+        patch.object(MetricsLog, "write", timed(MetricsLog.write)),
+    ):
+        output = pretrain.run(config, bench.ranks)
+    total = time.thread_time() - started
+    bench.ranks.barrier()
+    if bench.ranks.is_first:
+        shutil.rmtree(output)
+    return 1.0 - spent / total
 
 
 def dump_ratio(bench: Bench, batches: list[Batch]) -> float:
@@ -262,6 +299,7 @@ RATIOS = {
     "pretrain": pretrain_ratio,
     "loop": loop_ratio,
     "scoring": scoring_ratio,
+    "metrics": metrics_ratio,
     "dump": dump_ratio,
     "transfer, vanilla": partial(transfer_ratio, arm="vanilla"),
     "transfer, adapter": partial(transfer_ratio, arm="adapter"),

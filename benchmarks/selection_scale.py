@@ -1,8 +1,9 @@
 """Rows in files that no memory holds: seconds and memory of ``select_rows`` on some ranks.
 
-python -m benchmarks.selection --section scale --json [--rows 1000000] [--columns 2000]
+python -m benchmarks.selection --section scale --json [--rows 1000000] [--columns 2000] [--rounded]
 
 Parquet files are written to a folder that is removed at the end, unless ``--folder`` names one.
+Values take 4 bytes there; ``--rounded`` ones half of one, so 10 million rows take 10 GB.
 
 Dimension key: N rows of a file, P columns.
 """
@@ -43,11 +44,12 @@ def main(words: list[str]) -> list[dict[str, Any]]:
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--models", nargs="*", default=["linear"], choices=list(_LABELS))
     parser.add_argument("--screening", type=int, default=200, help="of logistic and Cox models")
+    parser.add_argument("--rounded", action="store_true", help="values to halves, within 3.5")
     parser.add_argument("--folder", type=Path, help="keep the files here, and use those there are")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
-        _write_rows(folder, rows=options.rows, columns=options.columns)
+        _write_rows(folder, rows=options.rows, columns=options.columns, rounded=options.rounded)
         found = [
             _run(folder, model=model, world=world, screening=options.screening)
             for model in options.models
@@ -60,23 +62,25 @@ def main(words: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _write_rows(folder: Path, *, rows: int, columns: int) -> None:
+def _write_rows(folder: Path, *, rows: int, columns: int, rounded: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part, at in enumerate(range(0, rows, _FILE_ROWS)):
         path = folder / f"part-{part:05d}.parquet"
         if path.exists():
             continue
-        table = _table(min(_FILE_ROWS, rows - at), columns, seed=part)
+        table = _table(min(_FILE_ROWS, rows - at), columns, seed=part, rounded=rounded)
         # Random bits compress by nothing, and a dictionary of them is larger than they are.
         pq.write_table(
-            table, path, row_group_size=_GROUP_ROWS, compression="none", use_dictionary=False
+            table, path, row_group_size=_GROUP_ROWS, compression="none", use_dictionary=rounded
         )
 
 
-def _table(rows: int, columns: int, *, seed: int) -> pa.Table:
+def _table(rows: int, columns: int, *, seed: int, rounded: bool) -> pa.Table:
     generator = np.random.default_rng(seed)
     matrix_PN = generator.standard_normal((columns, rows), dtype=np.float32)
     matrix_PN[1:] += 0.5 * matrix_PN[:-1]
+    if rounded:
+        matrix_PN = np.clip(np.round(2 * matrix_PN) / 2, -3.5, 3.5)
     true = np.linspace(0, columns - 1, TRUE).astype(int)
     signal_N = (matrix_PN[true] * (0.1 * np.resize([1, -1], TRUE))[:, None]).sum(0)
     delay_N = generator.exponential(size=rows) * np.exp(-signal_N)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lfm4ads.nn.access import Level
 from lfm4ads.nn.chain import Chain
 from lfm4ads.nn.experts import ExpertConfig, Merge, MergeConfig
-from lfm4ads.nn.mlp import Mlp
+from lfm4ads.nn.mlp import Mlp, run_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +149,16 @@ class Branch(nn.Module):
         """Return what a level merges (B, S, H) and its weights (B, S, M); note its layers."""
         level = cast(_Deeper, self.deeper[at - 1]) if at else self
         prefix = _prefix(at)
+        experts = [cast(Mlp, mlp) for mlp in level.experts.values()]
+        gates = level.merge.gates_of(fields)
+        mlps = [*experts, *(gate for gate, _ in gates)]
+        hidden = run_together(mlps, [*inputs, *(x_BW for _, x_BW in gates)])
         outputs: list[Tensor] = []
-        for (name, mlp), x_BW in zip(level.experts.items(), inputs, strict=True):
-            hidden = mlp(x_BW)
-            layers |= {f"{prefix}{name}_mlp_{n}": h_BH for n, h_BH in enumerate(hidden, 1)}
-            outputs.append(F.relu(hidden[-1]))
-        z_BSH, weight_BSM = level.merge(torch.stack(outputs, dim=1), fields)
+        for name, expert in zip(level.experts, hidden, strict=False):
+            layers |= {f"{prefix}{name}_mlp_{n}": h_BH for n, h_BH in enumerate(expert, 1)}
+            outputs.append(F.relu(expert[-1]))
+        logits = [gate[-1] for gate in hidden[len(experts) :]]
+        z_BSH, weight_BSM = level.merge(torch.stack(outputs, dim=1), logits)
         z_BSH = F.dropout(z_BSH, self._dropout, training=self.training)
         for position, stream in enumerate(self._levels[at].streams):
             layers[f"{prefix}merged{_suffix(stream)}"] = z_BSH[:, position]

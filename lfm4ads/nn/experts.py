@@ -10,7 +10,7 @@ Dimension key: B rows, H width of an expert's output, M experts, S streams (one,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,15 +118,27 @@ class Merge(nn.Module):
                 )
         self.streams = streams
 
-    def forward(self, h_BMH: Tensor, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def gates_of(self, fields: Sequence[Tensor]) -> list[tuple[Mlp, Tensor]]:
+        """Return the gates and their inputs (B, .), from each expert's input, or none.
+
+        A gate sees only inputs of experts that its task trains, so that it opens no way around the
+        stop-gradient.
+        """
+        if self._kind != "gate":
+            return []
+        return [
+            (cast(Mlp, gate), self._input(fields, row))
+            for gate, row in zip(self.gates, self._sees, strict=False)
+        ]
+
+    def forward(self, h_BMH: Tensor, gates: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the merged vectors (B, S, H) and the weights (B, S, M).
 
         Args:
             h_BMH: Outputs of the experts, after their activation.
-            fields: Each expert's input, from which gates are computed; a gate sees only inputs of
-                experts that its task trains, so that it opens no way around the stop-gradient.
+            gates: Logits (B, M) of each of ``gates_of``.
         """
-        weight_BSM = self._weights(h_BMH, fields)
+        weight_BSM = self._weights(h_BMH, gates)
         if not self._stopped:
             return torch.einsum("bsm,bmh->bsh", weight_BSM, h_BMH), weight_BSM
         # The expert's tensor is detached, never its product with the gate: the gate must learn.
@@ -138,7 +150,7 @@ class Merge(nn.Module):
             merged.append(torch.einsum("bm,bmh->bh", weight_BSM[:, stream], own_BMH))
         return torch.stack(merged, dim=1), weight_BSM
 
-    def _weights(self, h_BMH: Tensor, fields: Sequence[Tensor]) -> Tensor:
+    def _weights(self, h_BMH: Tensor, gates: Sequence[Tensor]) -> Tensor:
         reads_SM = self._reads
         match self._kind:
             case "mean":
@@ -147,11 +159,7 @@ class Merge(nn.Module):
             case "learned":
                 return (self.weight * reads_SM).expand(len(h_BMH), -1, -1)
             case _:
-                logits = [
-                    gate(self._input(fields, row))[-1]
-                    for gate, row in zip(self.gates, self._sees, strict=False)
-                ]
-                logit_BSM = torch.stack(logits, dim=1).expand(-1, len(reads_SM), -1)
+                logit_BSM = torch.stack(list(gates), dim=1).expand(-1, len(reads_SM), -1)
                 return F.softmax(logit_BSM.masked_fill(~reads_SM, -torch.inf), dim=2)
 
     def _input(self, fields: Sequence[Tensor], row: Sequence[bool]) -> Tensor:

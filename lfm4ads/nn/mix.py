@@ -142,7 +142,9 @@ class MixTower(nn.Module):
         reaches another's branch.
         """
         fields = self._fields(ur_BU, ir_BU, pair_BP)
-        layers = {"towers": torch.cat([ur_BU, ir_BU], dim=1)}
+        first = next(iter(fields.values()))
+        is_all = first.shape[1] == ur_BU.shape[1] + ir_BU.shape[1] and len(fields) == 1
+        layers = {"towers": first if is_all else torch.cat([ur_BU, ir_BU], dim=1)}
         crossed: dict[str, Tensor] = {}
         for name, block in self.interactions.items():
             outputs = block(fields[self._sets[name]])

@@ -10,7 +10,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfm4ads.nn.aligned import aligned_linear
+from lfm4ads.nn.aligned import aligned_linear, shared_linear
 from lfm4ads.nn.spectral import SpectralBound
 
 
@@ -43,15 +43,36 @@ class Mlp(nn.Module):
 
     def forward(self, x_BH: Tensor) -> list[Tensor]:
         """Return the pre-activation (B, hidden[l]) of every layer, first to last."""
-        outputs: list[Tensor] = []
-        for position in range(len(self.layers)):
-            if position:
-                x_BH = F.dropout(F.relu(x_BH), self._dropout, training=self.training)
-            x_BH = self._layer(position, x_BH)
-            outputs.append(x_BH)
+        return self.after(aligned_linear(x_BH, *self.map(0))) if len(self.layers) else []
+
+    def after(self, first_BH: Tensor) -> list[Tensor]:
+        """Return every layer's pre-activation, given the first one's."""
+        outputs = [first_BH]
+        for position in range(1, len(self.layers)):
+            x_BH = F.dropout(F.relu(outputs[-1]), self._dropout, training=self.training)
+            outputs.append(aligned_linear(x_BH, *self.map(position)))
         return outputs
 
-    def _layer(self, position: int, x_BH: Tensor) -> Tensor:
+    def map(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a layer."""
         layer = cast(nn.Linear, self.layers[position])
         weight = self.bounds[position](layer.weight) if self.bounds else layer.weight
-        return aligned_linear(x_BH, weight, layer.bias)
+        return weight, layer.bias
+
+
+def run_together(mlps: Sequence[Mlp], inputs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return what each MLP gives for its input (B, .); first layers of one tensor are one product.
+
+    Args:
+        mlps: Of one hidden layer or more.
+        inputs: One an MLP; the same tensor, not an equal one, where they share it.
+    """
+    readers: dict[int, list[int]] = {}
+    for place, x_BW in enumerate(inputs):
+        readers.setdefault(id(x_BW), []).append(place)
+    outputs: list[list[Tensor]] = [[] for _ in mlps]
+    for places in readers.values():
+        firsts = shared_linear(inputs[places[0]], [mlps[place].map(0) for place in places])
+        for place, first_BH in zip(places, firsts, strict=True):
+            outputs[place] = mlps[place].after(first_BH)
+    return outputs

@@ -51,12 +51,15 @@ class Scores:
         counts = ranks.sum(counts)
         figures: Figures = {}
         for position, task in enumerate(self._tasks):
-            whole = BinaryMetrics()
-            for index in np.flatnonzero(counts[position]):
+            whole, scenarios = BinaryMetrics(), np.flatnonzero(counts[position])
+            for index in scenarios:
                 part = self._metrics.get((position, int(index)), BinaryMetrics())
                 figures[task, str(index)] = part.reduce(ranks)
                 whole.merge(part)
-            figures[task, "all"] = whole.reduce(ranks)
+            if len(scenarios) == 1:  # is all there is: no second sort and exchange of its rows
+                figures[task, "all"] = figures[task, str(scenarios[0])]
+            else:
+                figures[task, "all"] = whole.reduce(ranks)
         return figures
 
 

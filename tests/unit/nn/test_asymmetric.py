@@ -13,6 +13,7 @@ from lfm4ads.nn.experts import ExpertConfig, Merge, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.mix import MixTower, SetLayout
 from lfm4ads.nn.tables import Tables, TableSet
+from tests.unit.nn.merging import merged
 
 WIDTHS = {"small": 16, "medium": 32, "large": 64}
 
@@ -31,8 +32,8 @@ def test_few_tables_of_unequal_width_serve_any_number_of_tasks(schema, num_tasks
     assert access.reads.shape == (num_tasks, 3)
     assert len(merge.gates) == num_tasks
     fields = [torch.randn(5, dim) for dim in WIDTHS.values()]
-    merged, weights = merge(torch.randn(5, 3, 8), fields)
-    assert merged.shape == (5, num_tasks, 8)
+    found, weights = merged(merge, torch.randn(5, 3, 8), fields)
+    assert found.shape == (5, num_tasks, 8)
     torch.testing.assert_close(weights.sum(2), torch.ones(5, num_tasks))
 
 

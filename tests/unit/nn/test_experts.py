@@ -9,6 +9,7 @@ from lfm4ads.nn.access import plan_access
 from lfm4ads.nn.experts import Access, ExpertConfig, Merge, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.interactions.dcnv2 import CrossNetwork
+from tests.unit.nn.merging import merged
 
 EXPERTS = {
     "a": ExpertConfig(tables="one"),
@@ -98,7 +99,7 @@ def fields():
 def test_it_is_the_weighted_sum_by_loops(kind, words, h, fields):
     access = access_of(**words)
     merge = build(kind, access, gate_hidden=(8,) if kind == "gate" else ())
-    found, weights = merge(h, fields)
+    found, weights = merged(merge, h, fields)
     assert weights.shape == (7, 3, 3)
     for row in range(7):
         for stream in range(3):
@@ -120,7 +121,7 @@ def test_it_is_the_weighted_sum_by_loops(kind, words, h, fields):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_task_does_not_read_weighs_exactly_nothing(kind, h, fields):
-    found, weights = build(kind, access_of(**NARROW))(h, fields)
+    found, weights = merged(build(kind, access_of(**NARROW)), h, fields)
     assert not weights[:, 1, 0].any()
     found[:, 1].sum().backward()
     assert not h.grad[:, 0].any()
@@ -133,13 +134,13 @@ def test_what_a_task_reads_and_does_not_train_gets_exactly_no_gradient(kind, h, 
     for stream, row in enumerate(access_of(**NARROW).trains.tolist()):
         h.grad = None
         merge.zero_grad()
-        merge(h, fields)[0][:, stream].square().sum().backward()
+        merged(merge, h, fields)[0][:, stream].square().sum().backward()
         for expert, trained in enumerate(row):
             assert bool(h.grad[:, expert].any()) == trained
     # The weight of an expert that stands still is learnt all the same.
     if kind == "learned":
         merge.zero_grad()
-        merge(h, fields)[0][:, 0].square().sum().backward()
+        merged(merge, h, fields)[0][:, 0].square().sum().backward()
         assert merge.weight.grad[0].all()
 
 
@@ -152,8 +153,8 @@ def test_trains_equal_to_reads_lets_every_gradient_through(kind, h, fields):
     if kind == "gate":  # computed from the same fields, so that only the stop-gradient differs
         other._sees = one._sees
     other.load_state_dict(one.state_dict())
-    assert torch.equal(one(h, fields)[0], other(h, fields)[0])
-    other(h, fields)[0][:, 0].square().sum().backward()
+    assert torch.equal(merged(one, h, fields)[0], merged(other, h, fields)[0])
+    merged(other, h, fields)[0][:, 0].square().sum().backward()
     assert all(h.grad[:, expert].any() for expert in range(3))
 
 
@@ -165,7 +166,7 @@ def test_weights_start_as_a_mean_of_what_is_read():
 
 @pytest.mark.parametrize("kind", ["mean", "gate"])
 def test_weights_are_shares(kind, h, fields):
-    _, weights = build(kind, access_of(**NARROW))(h, fields)
+    _, weights = merged(build(kind, access_of(**NARROW)), h, fields)
     torch.testing.assert_close(weights.sum(2), torch.ones(7, 3))
     assert (weights >= 0).all()
 
@@ -186,7 +187,7 @@ def by_sets(crosses, maps, x, *, activation):
     h = torch.stack(outputs, dim=1)
     reads = torch.ones(1, 2, dtype=torch.bool)
     merge = Merge(Access(reads, reads), config=MergeConfig(), gate_widths=[4, 3])
-    return merge(h.float(), parts)[0][:, 0].double()
+    return merged(merge, h.float(), parts)[0][:, 0].double()
 
 
 def as_one_set(crosses, maps, x):

@@ -9,6 +9,7 @@ from lfm4ads.nn.branch import MixConfig
 from lfm4ads.nn.experts import ExpertConfig, MergeConfig
 from lfm4ads.nn.interactions.config import InteractionConfig
 from lfm4ads.nn.mix import MixTower, SetLayout
+from tests.unit.nn.merging import merged
 
 DOMAINS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
 LAYOUTS = {
@@ -117,13 +118,13 @@ def test_every_row_goes_through_its_own_branch_and_keeps_its_place(mix, inputs, 
             for name, layer in (("cross", "cross_cross_2"), ("fm", "fm_fm"))
         }
         h = torch.stack([hidden[-1].relu() for hidden in outputs.values()], dim=1)
-        merged, weights = branch.merge(h, [fields["main"][one], fields["wide"][one]])
+        z, weights = merged(branch.merge, h, [fields["main"][one], fields["wide"][one]])
         torch.testing.assert_close(found.weights[one], weights)
         torch.testing.assert_close(found.layers["cross_mlp_2"][one], outputs["cross"][1])
         for place, stream in enumerate(streams):
             suffix = f"_{stream}" if stream else ""
-            top = branch.tops[place](merged[:, place])
-            torch.testing.assert_close(found.layers[f"merged{suffix}"][one], merged[:, place])
+            top = branch.tops[place](z[:, place])
+            torch.testing.assert_close(found.layers[f"merged{suffix}"][one], z[:, place])
             torch.testing.assert_close(found.layers[f"top_1{suffix}"][one], top[0])
             last = found.top[one] if len(streams) == 1 else found.top[one, place]
             torch.testing.assert_close(last, top[1])
