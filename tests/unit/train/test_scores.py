@@ -1,6 +1,7 @@
 """Figures by task and scenario, and the file of scores."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lfm4ads.core.errors import UserError
-from lfm4ads.metrics.binary import BinaryMetrics
+from lfm4ads.metrics.binary import BinaryMetrics, figures_json
 from lfm4ads.train.scores import (
     ScoreFile,
     Scores,
@@ -144,6 +145,19 @@ def test_figures_become_rows_of_the_report(schema, batches):
         sum(row["rows"] for row in rows if row["task"] == "click" and row["scenario"] != "all")
         == 300
     )
+
+
+def test_one_scenario_has_the_figures_of_all_its_rows(schema, batches):
+    by_scenario, as_one = Scores(schema, TASKS), Scores(schema, TASKS)
+    for batch in batches:
+        by_scenario.update(logits_of(batch).numpy(), batch)
+        everywhere = replace(batch, scenario=torch.full_like(batch.scenario, 1))
+        as_one.update(logits_of(batch).numpy(), everywhere)
+    wanted, found = by_scenario.reduce(one_rank()), as_one.reduce(one_rank())
+    for task in TASKS:
+        assert found[task, "1"] == found[task, "all"]
+        mine, other = figures_json(found[task, "all"]), figures_json(wanted[task, "all"])
+        assert mine == pytest.approx(other, rel=1e-12)
 
 
 def test_without_rows_figures_are_undefined_and_no_scenario_is_named(schema):
