@@ -143,6 +143,7 @@ class MixTower(nn.Module):
         """
         fields = self._fields(ur_BU, ir_BU, pair_BP)
         first = next(iter(fields.values()))
+        # The fields of one set without pairs are the towers' own: no second copy of every step.
         is_all = first.shape[1] == ur_BU.shape[1] + ir_BU.shape[1] and len(fields) == 1
         layers = {"towers": first if is_all else torch.cat([ur_BU, ir_BU], dim=1)}
         crossed: dict[str, Tensor] = {}

@@ -43,17 +43,19 @@ class Mlp(nn.Module):
 
     def forward(self, x_BH: Tensor) -> list[Tensor]:
         """Return the pre-activation (B, hidden[l]) of every layer, first to last."""
-        return self.after(aligned_linear(x_BH, *self.map(0))) if len(self.layers) else []
+        return (
+            self.after(aligned_linear(x_BH, *self.weight_and_bias(0))) if len(self.layers) else []
+        )
 
     def after(self, first_BH: Tensor) -> list[Tensor]:
         """Return every layer's pre-activation, given the first one's."""
         outputs = [first_BH]
         for position in range(1, len(self.layers)):
             x_BH = F.dropout(F.relu(outputs[-1]), self._dropout, training=self.training)
-            outputs.append(aligned_linear(x_BH, *self.map(position)))
+            outputs.append(aligned_linear(x_BH, *self.weight_and_bias(position)))
         return outputs
 
-    def map(self, position: int) -> tuple[Tensor, Tensor]:
+    def weight_and_bias(self, position: int) -> tuple[Tensor, Tensor]:
         """Return weight and bias of a layer."""
         layer = cast(nn.Linear, self.layers[position])
         weight = self.bounds[position](layer.weight) if self.bounds else layer.weight
@@ -72,7 +74,9 @@ def run_together(mlps: Sequence[Mlp], inputs: Sequence[Tensor]) -> list[list[Ten
         readers.setdefault(id(x_BW), []).append(place)
     outputs: list[list[Tensor]] = [[] for _ in mlps]
     for places in readers.values():
-        firsts = shared_linear(inputs[places[0]], [mlps[place].map(0) for place in places])
+        firsts = shared_linear(
+            inputs[places[0]], [mlps[place].weight_and_bias(0) for place in places]
+        )
         for place, first_BH in zip(places, firsts, strict=True):
             outputs[place] = mlps[place].after(first_BH)
     return outputs
